@@ -1,0 +1,34 @@
+//! Compiles `messenger/**/*.proto` without protoc, and keeps the descriptors for reflection.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+/// Every file that is compiled, below this folder.
+const FILES: [&str; 11] = [
+    "messenger/error/v1/error.proto",
+    "messenger/log/v1/log.proto",
+    "messenger/messaging/v1/edge_service.proto",
+    "messenger/messaging/v1/messaging.proto",
+    "messenger/messaging/v1/messaging_service.proto",
+    "messenger/messaging/v1/session_service.proto",
+    "messenger/presence/v1/presence_service.proto",
+    "messenger/presence/v1/registry_service.proto",
+    "messenger/profile/v1/account_service.proto",
+    "messenger/profile/v1/profile.proto",
+    "messenger/profile/v1/profile_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=messenger");
+
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        // Frames carry ids and texts that are passed on without being copied.
+        .bytes(".messenger.messaging.v1.Broadcast.frame")
+        .bytes(".messenger.messaging.v1.Answer.verdict")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! The typed ids of the whole suite: one list, so that no id is taken for another.
+//!
+//! In text (on the wire) they are as documented in `messaging.proto`; in bytes (log, stores) they are
+//! 16 bytes, or for a conversation its kind followed by what the kind needs.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+/// The text or the bytes are not an id of the wanted kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid {kind}")]
+pub struct InvalidId {
+    /// The kind of id that was wanted, such as `user_id`.
+    pub kind: &'static str,
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 16]);
+
+        impl $name {
+            /// A new id: a UUID of version 7, so that ids made later are larger.
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7().into_bytes())
+            }
+
+            /// From the 16 bytes of the log and the stores.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+
+            /// From a slice, which must have 16 bytes and not be all zeros.
+            pub fn from_slice(bytes: &[u8]) -> Result<Self, InvalidId> {
+                match <[u8; 16]>::try_from(bytes) {
+                    Ok(bytes) if bytes != [0; 16] => Ok(Self(bytes)),
+                    _ => Err(InvalidId { kind: $kind }),
+                }
+            }
+
+            /// From a hyphenated UUID in text, which must not be all zeros.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                if text.len() != 36 {
+                    return Err(InvalidId { kind: $kind });
+                }
+                let uuid = Uuid::try_parse(text).map_err(|_| InvalidId { kind: $kind })?;
+                Self::from_slice(uuid.as_bytes())
+            }
+
+            /// The 16 bytes.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&Uuid::from_bytes(self.0), f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A person, or a bot.
+    UserId,
+    "user_id"
+);
+uuid_id!(
+    /// A place where a user is logged in.
+    DeviceId,
+    "device_id"
+);
+uuid_id!(
+    /// A message, named by its sender: unique among that sender's messages in a conversation.
+    MessageId,
+    "message_id"
+);
+
+/// The first byte of a direct conversation's id.
+const KIND_DIRECT: u8 = 1;
+/// Bytes of a direct conversation's id: the kind and two user ids.
+const DIRECT_LEN: usize = 33;
+/// Bytes of a direct conversation's id in text: "d:", two UUIDs and a colon between them.
+const DIRECT_TEXT_LEN: usize = 75;
+
+/// A conversation. Direct: the id contains both user ids, sorted, so that nobody else can be
+/// authorised, and opening it twice or from both sides gives the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConversationId([u8; DIRECT_LEN]);
+
+impl ConversationId {
+    /// The conversation of two different users, whichever of them is named first.
+    pub fn direct(one: UserId, other: UserId) -> Result<Self, InvalidId> {
+        let (low, high) = if one < other {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        if low == high {
+            return Err(InvalidId {
+                kind: "conversation_id",
+            });
+        }
+        let mut bytes = [KIND_DIRECT; DIRECT_LEN];
+        bytes[1..17].copy_from_slice(low.as_bytes());
+        bytes[17..].copy_from_slice(high.as_bytes());
+        Ok(Self(bytes))
+    }
+
+    /// From the bytes of the log and the stores.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, InvalidId> {
+        let invalid = InvalidId {
+            kind: "conversation_id",
+        };
+        if bytes.len() != DIRECT_LEN || bytes[0] != KIND_DIRECT {
+            return Err(invalid);
+        }
+        let low = UserId::from_slice(&bytes[1..17]).map_err(|_| invalid)?;
+        let high = UserId::from_slice(&bytes[17..]).map_err(|_| invalid)?;
+        if low < high {
+            Self::direct(low, high)
+        } else {
+            Err(invalid)
+        }
+    }
+
+    /// From its text form; the user ids must be in order, since an id has one form only.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        let invalid = InvalidId {
+            kind: "conversation_id",
+        };
+        // Checked before slicing, which would panic inside of a multi-byte character.
+        if text.len() != DIRECT_TEXT_LEN || !text.is_ascii() || &text[..2] != "d:" {
+            return Err(invalid);
+        }
+        if &text[38..39] != ":" {
+            return Err(invalid);
+        }
+        let low = UserId::parse(&text[2..38]).map_err(|_| invalid)?;
+        let high = UserId::parse(&text[39..]).map_err(|_| invalid)?;
+        if low < high {
+            Self::direct(low, high)
+        } else {
+            Err(invalid)
+        }
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The two members of a direct conversation, the smaller id first.
+    pub fn members(&self) -> [UserId; 2] {
+        let mut low = [0; 16];
+        let mut high = [0; 16];
+        low.copy_from_slice(&self.0[1..17]);
+        high.copy_from_slice(&self.0[17..]);
+        [UserId::from_bytes(low), UserId::from_bytes(high)]
+    }
+
+    /// The other member, if `user` is one.
+    pub fn peer_of(&self, user: UserId) -> Option<UserId> {
+        let [low, high] = self.members();
+        if user == low {
+            Some(high)
+        } else if user == high {
+            Some(low)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for ConversationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [low, high] = self.members();
+        write!(f, "d:{low}:{high}")
+    }
+}
+
+impl fmt::Debug for ConversationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests;
