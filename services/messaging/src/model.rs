@@ -1,0 +1,277 @@
+//! The nouns of messaging: what sequencer, stores and readers say to each other.
+
+use bytes::Bytes;
+use runtime::ids::{ConversationId, MessageId, UserId};
+
+/// The kind of an event, as a store keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EventKind {
+    /// Somebody said something.
+    Message = 1,
+}
+
+impl EventKind {
+    /// From the number in a store; `None` if a newer version wrote it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Message),
+            _ => None,
+        }
+    }
+}
+
+/// One numbered, kept entry of a conversation (I2, I3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Whose entry.
+    pub conversation: ConversationId,
+    /// Its place: 1, 2, 3 ... without gaps.
+    pub seq: u64,
+    /// Its place among the messages, or that of the last message before it.
+    pub message_index: u64,
+    /// Where its record is in the conversation's partition of the log.
+    pub log_offset: u64,
+    /// When the log took it; never decreases in a conversation.
+    pub time_unix_ms: i64,
+    /// What it is.
+    pub kind: EventKind,
+    /// Who caused it.
+    pub sender: UserId,
+    /// How its sender named it (I4).
+    pub message_id: MessageId,
+    /// An encoded `messenger.log.v1.EventBody`.
+    pub body: Bytes,
+}
+
+/// A place in a conversation that a member has reached: (seq, message_index) of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Watermark {
+    /// Of the event.
+    pub seq: u64,
+    /// Of the event.
+    pub message_index: u64,
+}
+
+impl Watermark {
+    /// The later place. Each part grows by itself, so that merging is the same in any order.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            seq: self.seq.max(other.seq),
+            message_index: self.message_index.max(other.message_index),
+        }
+    }
+}
+
+/// How far a member has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Some device of the member holds everything up to here.
+    pub delivered: Watermark,
+    /// The member has seen everything up to here.
+    pub read: Watermark,
+}
+
+impl Marks {
+    /// Merge = the larger of each.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            delivered: self.delivered.max(other.delivered),
+            read: self.read.max(other.read),
+        }
+    }
+}
+
+/// What the sequencer keeps of one member of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberState {
+    /// Who.
+    pub user: UserId,
+    /// The largest message id accepted from this member: a larger one was never seen before, without
+    /// a look-up. `None` before the first message.
+    pub message_id_max: Option<MessageId>,
+    /// Watermarks.
+    pub marks: Marks,
+}
+
+/// What the sequencer keeps of one conversation. A function of the prefix of the log that ends at
+/// `applied_offset`, restricted to this conversation (I2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationState {
+    /// Which.
+    pub conversation: ConversationId,
+    /// The last seq given; 0 = none.
+    pub head_seq: u64,
+    /// The last message index given; 0 = none.
+    pub last_message_index: u64,
+    /// Time of the last event, in Unix milliseconds.
+    pub last_time_unix_ms: i64,
+    /// The offset after the last record of this conversation that was applied: records below it are
+    /// replays (I5).
+    pub applied_end: u64,
+    /// Members that have done anything yet, in the order of their ids.
+    pub members: Vec<MemberState>,
+}
+
+impl ConversationState {
+    /// Before anything has happened.
+    pub const fn new(conversation: ConversationId) -> Self {
+        Self {
+            conversation,
+            head_seq: 0,
+            last_message_index: 0,
+            last_time_unix_ms: 0,
+            applied_end: 0,
+            members: Vec::new(),
+        }
+    }
+
+    /// The state of a member, if there is one yet.
+    pub fn member(&self, user: UserId) -> Option<&MemberState> {
+        self.members.iter().find(|member| member.user == user)
+    }
+
+    /// The state of a member, made if need be.
+    pub fn member_mut(&mut self, user: UserId) -> &mut MemberState {
+        let at = match self
+            .members
+            .binary_search_by_key(&user, |member| member.user)
+        {
+            Ok(at) => at,
+            Err(at) => {
+                let marks = Marks::default();
+                self.members.insert(
+                    at,
+                    MemberState {
+                        user,
+                        message_id_max: None,
+                        marks,
+                    },
+                );
+                at
+            }
+        };
+        &mut self.members[at]
+    }
+
+    /// The last event's place.
+    pub const fn head(&self) -> Watermark {
+        Watermark {
+            seq: self.head_seq,
+            message_index: self.last_message_index,
+        }
+    }
+}
+
+/// The end of the newest message, for lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// Who wrote it.
+    pub sender: UserId,
+    /// How the sender named it.
+    pub message_id: MessageId,
+    /// Its place.
+    pub seq: u64,
+    /// Its time.
+    pub time_unix_ms: i64,
+    /// At most [`crate::limits::PREVIEW_CHARS_MAX`] Unicode scalar values.
+    pub text: String,
+}
+
+/// What a record of the topic `inbox` says: a user's row of a conversation is at least at this.
+/// Merging takes the larger of each part, so a record may come twice, or late (I5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxChange {
+    /// Whose row.
+    pub user: UserId,
+    /// Of which conversation.
+    pub conversation: ConversationId,
+    /// The last event.
+    pub last: Watermark,
+    /// The newest message, if the change brings one.
+    pub preview: Option<Preview>,
+    /// The user's own watermarks.
+    pub own: Marks,
+    /// The other member's watermarks, in a direct conversation.
+    pub peer: Marks,
+}
+
+/// A row of a user's conversation list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxRow {
+    /// Of which conversation.
+    pub conversation: ConversationId,
+    /// The offset (plus one, so that 0 means "never") of the last record of the user's `inbox`
+    /// partition that changed the row.
+    pub version: u64,
+    /// The last event.
+    pub last: Watermark,
+    /// The newest message; `None` while there is none.
+    pub preview: Option<Preview>,
+    /// The user's own watermarks.
+    pub own: Marks,
+    /// The other member's watermarks.
+    pub peer: Marks,
+}
+
+impl InboxRow {
+    /// Before anything has happened.
+    pub const fn new(conversation: ConversationId) -> Self {
+        const ZERO: Watermark = Watermark {
+            seq: 0,
+            message_index: 0,
+        };
+        Self {
+            conversation,
+            version: 0,
+            last: ZERO,
+            preview: None,
+            own: Marks {
+                delivered: ZERO,
+                read: ZERO,
+            },
+            peer: Marks {
+                delivered: ZERO,
+                read: ZERO,
+            },
+        }
+    }
+
+    /// Messages after the read watermark. Exact, and never a COUNT.
+    pub const fn unread_count(&self) -> u64 {
+        self.last
+            .message_index
+            .saturating_sub(self.own.read.message_index)
+    }
+
+    /// Takes over what is larger in `change`; answers whether anything was.
+    pub fn merge(&mut self, change: &InboxChange) -> bool {
+        let last = self.last.max(change.last);
+        let own = self.own.max(change.own);
+        let peer = self.peer.max(change.peer);
+        let newer_preview = match (&self.preview, &change.preview) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(old), Some(new)) => new.seq > old.seq,
+        };
+        let changed = newer_preview || last != self.last || own != self.own || peer != self.peer;
+        self.last = last;
+        self.own = own;
+        self.peer = peer;
+        if newer_preview {
+            self.preview.clone_from(&change.preview);
+        }
+        changed
+    }
+}
+
+/// What a user's inbox is at, over all conversations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InboxHead {
+    /// The largest version of a row; 0 = nothing has happened yet.
+    pub version: u64,
+    /// Unread messages over all rows.
+    pub unread_total: u64,
+}
