@@ -1,0 +1,3 @@
+//! Plays real logs.
+mod log;
+mod plan;
