@@ -1,6 +1,77 @@
 //! The limits of messaging, each with its unit and its reason.
 
+use std::time::Duration;
+
 /// Unicode scalar values of a text (F1).
 pub const TEXT_CHARS_MAX: usize = 700;
 /// Unicode scalar values of a preview: two lines on a phone.
 pub const PREVIEW_CHARS_MAX: usize = 100;
+/// Bytes of an encoded ClientFrame: the longest text in four-byte characters with its ids has below
+/// 4 KiB; the rest is room for later fields.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of `Hello.user_agent`.
+pub const USER_AGENT_BYTES_MAX: usize = 100;
+
+/// Conversations in a page of the conversation list (F4).
+pub const CONVERSATIONS_PAGE_MAX: usize = 100;
+/// Conversations in a page when the client does not say.
+pub const CONVERSATIONS_PAGE_DEFAULT: usize = 50;
+/// Changed conversations in a page: a resume is few exchanges, a row is below 1 KiB.
+pub const CHANGES_PAGE_MAX: usize = 500;
+/// Changed conversations in a page when the client does not say.
+pub const CHANGES_PAGE_DEFAULT: usize = 100;
+/// Events or messages in a page of one range (F3).
+pub const EVENTS_PAGE_MAX: usize = 200;
+/// Events or messages in a page when the client does not say.
+pub const EVENTS_PAGE_DEFAULT: usize = 50;
+/// Ranges in one request: as many as a page of changes.
+pub const RANGES_MAX: usize = 500;
+/// Bytes of event bodies in one answer: well below the 4 MiB that gRPC clients accept by default.
+pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What an event costs in an answer besides its body: ids, numbers and their tags.
+pub const EVENT_OVERHEAD_BYTES: usize = 256;
+
+/// How long a read waits for the state that it names.
+pub const READ_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a send waits for its verdict before it is reported as unknown.
+pub const SEND_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a call to another service may take.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Conversations whose state a partition keeps in memory: some 500 bytes each, and their tails.
+pub const CONVERSATIONS_CACHED_MAX: usize = 50_000;
+/// Persisted events that a conversation keeps in memory for readers (N8).
+pub const TAIL_EVENTS_MAX: usize = 20;
+/// Records that a partition holds which are not yet in the store, or wait for a load: above it, it
+/// stops reading. At 4 KiB each at most 64 MiB.
+pub const UNPERSISTED_MAX: usize = 16_384;
+/// Records read and sequenced at a time: readers wait for the partition's lock no longer than this takes.
+pub const INGEST_MAX: usize = 256;
+/// Records of the inbox applied at a time.
+pub const INBOX_BATCH_MAX: usize = 1_024;
+/// Distinct message ids looked up in one query.
+pub const LOOKUPS_MAX: usize = 1_024;
+/// How often positions are saved: what is replayed after a crash is at most about this much.
+pub const POSITION_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the store is synced and the log told what may be deleted.
+pub const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Frames that wait for a device to read them. Above it the session is lagging.
+pub const QUEUE_FRAMES_MAX: usize = 1_024;
+/// Bytes that wait for a device to read them. Above it the session is lagging.
+pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// Frames handled in one turn of a session, so that a flood leaves room for others.
+pub const FRAMES_PER_TURN: usize = 32;
+/// Heartbeat intervals without a frame after which a session has ended.
+pub const SILENT_INTERVALS_MAX: u32 = 3;
+/// How long a stream may be open without `hello`.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a conversation stays closed to later sends after one was refused for now and not retried.
+pub const REFUSED_BLOCK: Duration = Duration::from_secs(30);
+
+/// How often the watermarks of a conversation are put into the log by one edge.
+pub const MARKS_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon the first watermark of a quiet conversation is put into the log.
+pub const MARKS_DELAY: Duration = Duration::from_millis(50);
+/// Conversations with watermarks on their way.
+pub const MARKS_CONVERSATIONS_MAX: usize = 100_000;

@@ -1,0 +1,257 @@
+//! Between the model and what is in the log (`log.proto`).
+
+use bytes::Bytes;
+use prost::Message;
+use proto::log::v1 as log;
+use runtime::ids::{ConversationId, InvalidId, MessageId, UserId};
+
+use crate::{
+    limits::PREVIEW_CHARS_MAX,
+    model::{Event, InboxChange, Marks, Preview, Watermark},
+};
+
+/// The newest version of each record that this program understands.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Why a record cannot be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Written by a newer program: the partition stops, since skipping it would change every seq
+    /// after it.
+    #[error("schema version {0} is newer than {SCHEMA_VERSION}")]
+    Newer(u32),
+    /// Cannot be decoded: a counted no-op, for every reader alike.
+    #[error("malformed record")]
+    Malformed,
+}
+
+impl From<InvalidId> for RecordError {
+    fn from(_: InvalidId) -> Self {
+        Self::Malformed
+    }
+}
+
+/// A record of the topic `messages`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationRecord {
+    /// Of which conversation.
+    pub conversation: ConversationId,
+    /// What is to happen in it.
+    pub action: Action,
+}
+
+/// What is to happen in a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A message that a member wants in it.
+    Send(Send),
+    /// Watermarks that have grown.
+    Marks(Vec<(UserId, Marks)>),
+}
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Send {
+    /// Who.
+    pub sender: UserId,
+    /// How the sender names it.
+    pub message_id: MessageId,
+    /// An encoded `EventBody`.
+    pub body: Bytes,
+    /// Who waits for the verdict.
+    pub origin: Origin,
+}
+
+/// The session or the call that waits for a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The address of the edge.
+    pub edge: String,
+    /// The session; 0 = a unary call.
+    pub session_id: u64,
+    /// The edge's own number of the send.
+    pub request_id: u64,
+}
+
+/// The record of one send.
+pub fn encode_send(
+    conversation: ConversationId,
+    sender: UserId,
+    message_id: MessageId,
+    text: String,
+    origin: Origin,
+) -> Bytes {
+    let record = log::MessagesRecord {
+        schema_version: SCHEMA_VERSION,
+        conversation_id: conversation.as_bytes().to_vec(),
+        record: Some(log::messages_record::Record::Send(log::Send {
+            sender_id: sender.as_bytes().to_vec(),
+            message_id: message_id.as_bytes().to_vec(),
+            text,
+            origin: Some(log::Origin {
+                edge: origin.edge,
+                session_id: origin.session_id,
+                request_id: origin.request_id,
+            }),
+        })),
+    };
+    record.encode_to_vec().into()
+}
+
+/// The record of watermarks of one conversation.
+pub fn encode_marks(conversation: ConversationId, marks: &[(UserId, Marks)]) -> Bytes {
+    let marks = marks.iter().map(|(user, marks)| mark(*user, *marks)).collect();
+    let record = log::MessagesRecord {
+        schema_version: SCHEMA_VERSION,
+        conversation_id: conversation.as_bytes().to_vec(),
+        record: Some(log::messages_record::Record::Marks(log::Marks { marks })),
+    };
+    record.encode_to_vec().into()
+}
+
+/// Reads a record of the topic `messages`.
+pub fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, RecordError> {
+    let record = log::MessagesRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
+    check_version(record.schema_version)?;
+    let conversation = ConversationId::from_slice(&record.conversation_id)?;
+    let action = match record.record {
+        Some(log::messages_record::Record::Send(send)) => {
+            let origin = send.origin.unwrap_or_default();
+            Action::Send(Send {
+                sender: UserId::from_slice(&send.sender_id)?,
+                message_id: MessageId::from_slice(&send.message_id)?,
+                body: encode_body(send.text),
+                origin: Origin {
+                    edge: origin.edge,
+                    session_id: origin.session_id,
+                    request_id: origin.request_id,
+                },
+            })
+        }
+        Some(log::messages_record::Record::Marks(marks)) => {
+            let read = |m: &log::Mark| Ok((UserId::from_slice(&m.user_id)?, marks_of(m)));
+            let marks = marks.marks.iter().map(read).collect::<Result<_, InvalidId>>()?;
+            Action::Marks(marks)
+        }
+        None => return Err(RecordError::Malformed),
+    };
+    Ok(ConversationRecord { conversation, action })
+}
+
+/// The record of one change of an inbox.
+pub fn encode_inbox(change: &InboxChange) -> Bytes {
+    let preview = change.preview.as_ref().map(|preview| log::InboxPreview {
+        sender_id: preview.sender.as_bytes().to_vec(),
+        message_id: preview.message_id.as_bytes().to_vec(),
+        seq: preview.seq,
+        time_unix_ms: preview.time_unix_ms,
+        text: preview.text.clone(),
+    });
+    let peer = change.conversation.peer_of(change.user).map(|peer| mark(peer, change.peer));
+    let record = log::InboxRecord {
+        schema_version: SCHEMA_VERSION,
+        user_id: change.user.as_bytes().to_vec(),
+        conversation_id: change.conversation.as_bytes().to_vec(),
+        last_seq: change.last.seq,
+        last_message_index: change.last.message_index,
+        preview,
+        own: Some(mark(change.user, change.own)),
+        peer,
+    };
+    record.encode_to_vec().into()
+}
+
+/// Reads a record of the topic `inbox`.
+pub fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
+    let record = log::InboxRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
+    check_version(record.schema_version)?;
+    let read_preview = |preview: log::InboxPreview| {
+        Ok::<_, InvalidId>(Preview {
+            sender: UserId::from_slice(&preview.sender_id)?,
+            message_id: MessageId::from_slice(&preview.message_id)?,
+            seq: preview.seq,
+            time_unix_ms: preview.time_unix_ms,
+            text: preview.text,
+        })
+    };
+    Ok(InboxChange {
+        user: UserId::from_slice(&record.user_id)?,
+        conversation: ConversationId::from_slice(&record.conversation_id)?,
+        last: Watermark { seq: record.last_seq, message_index: record.last_message_index },
+        preview: record.preview.map(read_preview).transpose()?,
+        own: record.own.as_ref().map(marks_of).unwrap_or_default(),
+        peer: record.peer.as_ref().map(marks_of).unwrap_or_default(),
+    })
+}
+
+/// A device that was logged out, from a record of the topic `users`.
+pub fn decode_users(
+    payload: &[u8],
+) -> Result<Option<(UserId, runtime::ids::DeviceId)>, RecordError> {
+    let record = log::UsersRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
+    check_version(record.schema_version)?;
+    let user = UserId::from_slice(&record.user_id)?;
+    match record.fact {
+        Some(log::users_record::Fact::DeviceRevoked(fact)) => {
+            Ok(Some((user, runtime::ids::DeviceId::from_slice(&fact.device_id)?)))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The body of a message event.
+pub fn encode_body(text: String) -> Bytes {
+    let kind = log::event_body::Kind::Message(log::MessageBody { text });
+    log::EventBody { kind: Some(kind) }.encode_to_vec().into()
+}
+
+/// The text of a message event; empty if the body is of a kind that has none.
+pub fn text_of(body: &[u8]) -> String {
+    match log::EventBody::decode(body).ok().and_then(|body| body.kind) {
+        Some(log::event_body::Kind::Message(message)) => message.text,
+        None => String::new(),
+    }
+}
+
+/// The preview of a message event.
+pub fn preview_of(event: &Event) -> Preview {
+    let mut text = text_of(&event.body);
+    if let Some((end, _)) = text.char_indices().nth(PREVIEW_CHARS_MAX) {
+        text.truncate(end);
+    }
+    Preview {
+        sender: event.sender,
+        message_id: event.message_id,
+        seq: event.seq,
+        time_unix_ms: event.time_unix_ms,
+        text,
+    }
+}
+
+fn check_version(version: u32) -> Result<(), RecordError> {
+    match version {
+        0 => Err(RecordError::Malformed),
+        1..=SCHEMA_VERSION => Ok(()),
+        newer => Err(RecordError::Newer(newer)),
+    }
+}
+
+fn mark(user: UserId, marks: Marks) -> log::Mark {
+    log::Mark {
+        user_id: user.as_bytes().to_vec(),
+        delivered_seq: marks.delivered.seq,
+        delivered_message_index: marks.delivered.message_index,
+        read_seq: marks.read.seq,
+        read_message_index: marks.read.message_index,
+    }
+}
+
+fn marks_of(mark: &log::Mark) -> Marks {
+    Marks {
+        delivered: Watermark {
+            seq: mark.delivered_seq,
+            message_index: mark.delivered_message_index,
+        },
+        read: Watermark { seq: mark.read_seq, message_index: mark.read_message_index },
+    }
+}

@@ -1,0 +1,195 @@
+//! The inbox reader: turns records of the topic `inbox` into rows of conversation lists, and tells
+//! the sessions of their users.
+
+use std::{sync::Arc, time::Duration};
+
+use delivery::{Broadcast, Delivery};
+use event_log::{EventLog, LogError, PartitionReader, Record, Topic};
+use proto::messaging::v1::{self as wire_v1, server_frame::Frame};
+use runtime::shutdown::{CancellationToken, Tasks};
+use tokio::time::Instant;
+
+use crate::{
+    codec::{self, RecordError},
+    limits::{INBOX_BATCH_MAX, POSITION_INTERVAL, SYNC_INTERVAL},
+    model::InboxChange,
+    reader_id,
+    store::{InboxApplied, LogIdentity, ReaderId, Store, StoreError},
+    wire,
+};
+
+/// The name of the group that reads inboxes.
+pub const INBOX_GROUP: &str = "inbox";
+
+/// First and longest pause between tries of what the store refused.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What the inbox readers of a node share.
+#[derive(Clone)]
+pub(crate) struct InboxReaders {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) delivery: Delivery,
+    pub(crate) stop: CancellationToken,
+}
+
+impl InboxReaders {
+    /// Joins the group and reads what is assigned, until the tasks are stopped.
+    pub(crate) async fn start(self, tasks: &Tasks) -> Result<(), LogError> {
+        let mut membership = self.log.join(INBOX_GROUP, Topic::Inbox).await?;
+        let tasks_of_partitions = tasks.clone();
+        tasks.spawn(async move {
+            loop {
+                let reader = tokio::select! {
+                    reader = membership.assigned() => reader,
+                    () = self.stop.cancelled() => break,
+                };
+                match reader {
+                    Ok(reader) => {
+                        tasks_of_partitions.spawn(self.clone().read(reader));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "no more inbox partitions are assigned");
+                        break;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn read(self, mut reader: Box<dyn PartitionReader>) {
+        let id = reader_id("inbox", Topic::Inbox, reader.partition());
+        if let Err(stop) = self.read_until(&id, reader.as_mut()).await {
+            match stop {
+                Stop::GivenUp => {}
+                Stop::Broken(why) => {
+                    tracing::error!(partition = id.partition, why, "the inbox partition has stopped");
+                }
+            }
+        }
+    }
+
+    async fn read_until(
+        &self,
+        id: &ReaderId,
+        reader: &mut dyn PartitionReader,
+    ) -> Result<(), Stop> {
+        let identity = self.log.identity(Topic::Inbox);
+        let identity = LogIdentity {
+            log_id: identity.log_id,
+            topic_id: identity.topic_id,
+            partitions: identity.partitions,
+        };
+        let mut saved =
+            self.retry(|| self.store.open_reader(id.clone(), identity.clone())).await?;
+        reader.seek(saved).await?;
+        let (mut position, mut synced) = (saved, saved);
+        let (mut save_at, mut sync_at) = (Instant::now(), Instant::now());
+        loop {
+            // Positions are saved also when nothing more comes.
+            let quiet = tokio::time::sleep_until(save_at.max(sync_at));
+            tokio::select! {
+                records = reader.next(INBOX_BATCH_MAX) => {
+                    let records = records?;
+                    let Some(last) = records.last() else { continue };
+                    position = last.offset + 1;
+                    self.apply(&records).await?;
+                }
+                () = quiet, if position > synced => {}
+                () = self.stop.cancelled() => {
+                    let _ = self.store.save_positions(vec![(id.clone(), position)]).await;
+                    return Err(Stop::GivenUp);
+                }
+            }
+            let now = Instant::now();
+            if position > saved && now >= save_at {
+                self.retry(|| self.store.save_positions(vec![(id.clone(), position)])).await?;
+                saved = position;
+                save_at = now + POSITION_INTERVAL;
+            }
+            if saved > synced && now >= sync_at {
+                self.retry(|| self.store.sync()).await?;
+                synced = saved;
+                reader.commit(synced);
+                sync_at = now + SYNC_INTERVAL;
+            }
+        }
+    }
+
+    async fn apply(&self, records: &[Record]) -> Result<(), Stop> {
+        let mut changes: Vec<(u64, InboxChange)> = Vec::with_capacity(records.len());
+        let mut malformed = 0_u64;
+        for record in records {
+            match codec::decode_inbox(&record.payload) {
+                // Version 0 means "nothing has happened yet", so offset 0 is version 1.
+                Ok(change) => changes.push((record.offset + 1, change)),
+                Err(RecordError::Malformed) => malformed += 1,
+                Err(error @ RecordError::Newer(_)) => {
+                    return Err(Stop::Broken(format!("offset {}: {error}", record.offset)));
+                }
+            }
+        }
+        if malformed > 0 {
+            tracing::error!(count = malformed, "malformed inbox records skipped");
+        }
+        for applied in self.retry(|| self.store.apply_inbox(changes.clone())).await? {
+            self.tell(&applied);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, applied: &InboxApplied) {
+        let conversations =
+            applied.rows.iter().map(|row| wire::conversation(applied.user, row)).collect();
+        self.delivery.push(Broadcast {
+            users: applied.user.into(),
+            frame: wire::push(Frame::InboxUpdate(wire_v1::InboxUpdate {
+                previous_version: applied.previous_version,
+                version: applied.version,
+                conversations,
+            })),
+            except_session_id: 0,
+            inbox_version: applied.version,
+        });
+    }
+
+    /// Tries until the store is there.
+    async fn retry<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Stop>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut pause = RETRY_MIN;
+        loop {
+            match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(StoreError::Unavailable(error)) => {
+                    tracing::warn!(error, "store not available, trying again");
+                }
+                Err(error) => return Err(Stop::Broken(error.to_string())),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+                () = self.stop.cancelled() => return Err(Stop::GivenUp),
+            }
+        }
+    }
+}
+
+/// Why an inbox reader ended.
+enum Stop {
+    /// Another node reads the partition now, or this one is stopping.
+    GivenUp,
+    /// Going on would break a promise; a person must look.
+    Broken(String),
+}
+
+impl From<LogError> for Stop {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Revoked | LogError::Closed => Self::GivenUp,
+            error => Self::Broken(error.to_string()),
+        }
+    }
+}

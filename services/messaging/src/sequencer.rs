@@ -1,0 +1,124 @@
+//! The sequencer: one reader per partition of `messages`, which gives every event its place.
+//!
+//! `core` decides and does no I/O; `partition` drives it; this file finds the partitions that this
+//! node is to read, and lets readers of history look into them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use event_log::{LogError, PartitionReader, Topic};
+use parking_lot::Mutex;
+use runtime::{
+    ids::{ConversationId, MessageId, UserId},
+    shutdown::Tasks,
+};
+use tokio::sync::watch;
+
+use self::{
+    core::View,
+    partition::{Context, Owned, Stopped},
+};
+use crate::model::Event;
+
+mod cache;
+pub(crate) mod core;
+pub(crate) mod partition;
+mod slot;
+
+#[cfg(test)]
+mod tests;
+
+/// The name of the group that sequences.
+pub const SEQUENCER_GROUP: &str = "sequencer";
+
+/// The partitions that this node sequences.
+pub(crate) struct Sequencers {
+    context: Context,
+    partitions: Vec<Mutex<Option<Arc<Owned>>>>,
+    broken: AtomicBool,
+}
+
+impl Sequencers {
+    /// None yet.
+    pub(crate) fn new(context: Context) -> Arc<Self> {
+        let count = context.log.identity(Topic::Messages).partitions;
+        let partitions = (0..count).map(|_| Mutex::new(None)).collect();
+        Arc::new(Self { context, partitions, broken: AtomicBool::new(false) })
+    }
+
+    /// Joins the group and sequences what is assigned, until the tasks are stopped.
+    pub(crate) async fn start(self: &Arc<Self>, tasks: &Tasks) -> Result<(), LogError> {
+        let mut membership = self.context.log.join(SEQUENCER_GROUP, Topic::Messages).await?;
+        let (this, tasks_of_partitions) = (self.clone(), tasks.clone());
+        tasks.spawn(async move {
+            loop {
+                let reader = tokio::select! {
+                    reader = membership.assigned() => reader,
+                    () = this.context.stop.cancelled() => break,
+                };
+                match reader {
+                    Ok(reader) => {
+                        tasks_of_partitions.spawn(this.clone().sequence(reader));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "no more partitions are assigned");
+                        break;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn sequence(self: Arc<Self>, reader: Box<dyn PartitionReader>) {
+        let partition = reader.partition();
+        let Some(place) = usize::try_from(partition).ok().and_then(|at| self.partitions.get(at))
+        else {
+            return;
+        };
+        let owned = Arc::new(Owned::new());
+        *place.lock() = Some(owned.clone());
+        let stopped = partition::run(self.context.clone(), owned.clone(), reader).await;
+        if place.lock().take_if(|now| Arc::ptr_eq(now, &owned)).is_none() {
+            tracing::debug!(partition, "the partition came back before it was given up");
+        }
+        if let Stopped::Broken(why) = &stopped {
+            self.broken.store(true, Ordering::Relaxed);
+            tracing::error!(partition, why, "the partition has stopped");
+        }
+    }
+
+    /// Whether a partition has stopped because going on would break a promise.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    fn owned(&self, conversation: &ConversationId) -> Option<Arc<Owned>> {
+        let log = &self.context.log;
+        let partition = log.partition_of(Topic::Messages, conversation.as_bytes());
+        self.partitions.get(usize::try_from(partition).ok()?)?.lock().clone()
+    }
+
+    /// What this node's memory knows of a conversation.
+    pub(crate) fn view(&self, conversation: &ConversationId) -> Option<View> {
+        self.owned(conversation)?.core.lock().view(conversation)
+    }
+
+    /// An event that the memory has by its name.
+    pub(crate) fn find(
+        &self,
+        conversation: &ConversationId,
+        sender: UserId,
+        message_id: MessageId,
+    ) -> Option<Arc<Event>> {
+        let view = self.view(conversation)?;
+        view.events.into_iter().find(|event| event.sender == sender && event.message_id == message_id)
+    }
+
+    /// Tells when the partition of a conversation has gone on; `None` if another node has it.
+    pub(crate) fn progress(&self, conversation: &ConversationId) -> Option<watch::Receiver<u64>> {
+        Some(self.owned(conversation)?.progress.subscribe())
+    }
+}

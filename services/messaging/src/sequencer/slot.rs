@@ -1,0 +1,137 @@
+//! One conversation in the memory of its partition.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use runtime::ids::{ConversationId, MessageId, UserId};
+
+use crate::{
+    codec::{Action, Send},
+    limits::TAIL_EVENTS_MAX,
+    model::{ConversationState, Event},
+};
+
+/// A record that waits, or is being applied.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pub(super) offset: u64,
+    pub(super) time_unix_ms: i64,
+    pub(super) action: Action,
+}
+
+/// What a conversation waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Nothing: its records are applied at once.
+    Nothing,
+    /// Its state.
+    Load,
+    /// Events by their names.
+    Find,
+}
+
+/// A conversation: its state, its newest events, and the records that wait for something.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) state: ConversationState,
+    pub(super) waiting: Waiting,
+    pub(super) queue: VecDeque<Pending>,
+    /// The newest events, without a gap, up to the head.
+    pub(super) tail: VecDeque<Arc<Event>>,
+    /// Events up to here are in the store.
+    pub(super) persisted_seq: u64,
+    /// What the store answered for names in the queue.
+    pub(super) found: HashMap<(UserId, MessageId), Option<Arc<Event>>>,
+    /// Part of the next batch, or of the one under way.
+    pub(super) unsaved: u8,
+}
+
+impl Slot {
+    /// A conversation whose state is not known yet.
+    pub(super) fn new(conversation: ConversationId) -> Self {
+        Self {
+            state: ConversationState::new(conversation),
+            waiting: Waiting::Load,
+            queue: VecDeque::new(),
+            tail: VecDeque::new(),
+            persisted_seq: 0,
+            found: HashMap::new(),
+            unsaved: 0,
+        }
+    }
+
+    /// The store has all that this conversation is, so it may be forgotten.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting == Waiting::Nothing && self.unsaved == 0
+    }
+
+    /// Takes over what the store has.
+    pub(super) fn load(&mut self, state: ConversationState) {
+        self.persisted_seq = state.head_seq;
+        self.state = state;
+        self.waiting = Waiting::Nothing;
+    }
+
+    /// Appends an event that was just sequenced.
+    pub(super) fn push(&mut self, event: Arc<Event>) {
+        self.tail.push_back(event);
+        self.trim();
+    }
+
+    /// The store has the events up to `seq`.
+    pub(super) fn persisted(&mut self, seq: u64) {
+        self.persisted_seq = self.persisted_seq.max(seq);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        while self.tail.len() > TAIL_EVENTS_MAX
+            && self.tail.front().is_some_and(|event| event.seq <= self.persisted_seq)
+        {
+            self.tail.pop_front();
+        }
+    }
+
+    /// Whether this message id was never seen from this member: it is above all that were.
+    pub(super) fn is_new(&self, send: &Send) -> bool {
+        let max = self.state.member(send.sender).and_then(|member| member.message_id_max);
+        max.is_none_or(|max| send.message_id > max)
+    }
+
+    /// The event of this name, if the memory has it.
+    pub(super) fn find_in_tail(&self, sender: UserId, message_id: MessageId) -> Option<&Arc<Event>> {
+        self.tail.iter().find(|event| event.message_id == message_id && event.sender == sender)
+    }
+
+    /// The event of this name: `Err` if the store must be asked.
+    pub(super) fn find(
+        &self,
+        sender: UserId,
+        message_id: MessageId,
+    ) -> Result<Option<Arc<Event>>, ()> {
+        if let Some(event) = self.find_in_tail(sender, message_id) {
+            return Ok(Some(event.clone()));
+        }
+        self.found.get(&(sender, message_id)).cloned().ok_or(())
+    }
+
+    /// The names in the queue that the store must be asked for before their records can be applied.
+    pub(super) fn names_to_find(&self, max: usize) -> Vec<(UserId, MessageId)> {
+        let mut names = Vec::new();
+        for pending in &self.queue {
+            let Action::Send(send) = &pending.action else { continue };
+            let replay = pending.offset < self.state.applied_end;
+            if (replay || !self.is_new(send))
+                && self.find_in_tail(send.sender, send.message_id).is_none()
+            {
+                names.push((send.sender, send.message_id));
+                if names.len() == max {
+                    break;
+                }
+            }
+        }
+        names
+    }
+}

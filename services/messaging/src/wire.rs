@@ -1,0 +1,98 @@
+//! Between the model and what is on the wire (`messaging.proto`, `session_service.proto`).
+
+use bytes::Bytes;
+use prost::Message;
+use proto::messaging::v1::{self as wire, server_frame::Frame};
+use runtime::ids::{ConversationId, UserId};
+
+use crate::{
+    codec,
+    model::{Event, EventKind, InboxRow, Marks, Preview, Watermark},
+};
+
+/// A frame that answers no request, encoded.
+pub fn push(frame: Frame) -> Bytes {
+    answer(0, frame)
+}
+
+/// A frame that answers a request, encoded.
+pub fn answer(request_id: u64, frame: Frame) -> Bytes {
+    wire::ServerFrame { request_id, frame: Some(frame) }.encode_to_vec().into()
+}
+
+/// An event as clients see it.
+pub fn event(event: &Event) -> wire::Event {
+    let kind = match event.kind {
+        EventKind::Message => wire::event::Kind::Message(wire::Message {
+            message_id: event.message_id.to_string(),
+            text: codec::text_of(&event.body),
+        }),
+    };
+    wire::Event {
+        conversation_id: event.conversation.to_string(),
+        seq: event.seq,
+        message_index: event.message_index,
+        time_unix_ms: event.time_unix_ms,
+        sender_id: event.sender.to_string(),
+        kind: Some(kind),
+    }
+}
+
+/// A message as it is to be shown.
+pub fn shown_message(event: &Event) -> wire::ShownMessage {
+    wire::ShownMessage {
+        message_index: event.message_index,
+        seq: event.seq,
+        time_unix_ms: event.time_unix_ms,
+        sender_id: event.sender.to_string(),
+        message_id: event.message_id.to_string(),
+        text: codec::text_of(&event.body),
+    }
+}
+
+/// The watermarks of one member.
+pub fn member_marks(user: UserId, marks: Marks) -> wire::MemberMarks {
+    wire::MemberMarks {
+        user_id: user.to_string(),
+        delivered: Some(watermark(marks.delivered)),
+        read: Some(watermark(marks.read)),
+    }
+}
+
+/// The watermarks of some members, as a pushed frame.
+pub fn marks(conversation: ConversationId, members: &[(UserId, Marks)]) -> Bytes {
+    push(Frame::Marks(wire::Marks {
+        conversation_id: conversation.to_string(),
+        members: members.iter().map(|(user, marks)| member_marks(*user, *marks)).collect(),
+    }))
+}
+
+/// A row of `user`'s list, without the profile of the peer.
+pub fn conversation(user: UserId, row: &InboxRow) -> wire::Conversation {
+    let peer = row.conversation.peer_of(user);
+    wire::Conversation {
+        conversation_id: row.conversation.to_string(),
+        version: row.version,
+        last_seq: row.last.seq,
+        last_message_index: row.last.message_index,
+        preview: row.preview.as_ref().map(preview),
+        unread_count: row.unread_count(),
+        own_marks: Some(member_marks(user, row.own)),
+        peer: None,
+        peer_marks: peer.map(|peer| member_marks(peer, row.peer)),
+    }
+}
+
+fn preview(preview: &Preview) -> wire::Preview {
+    wire::Preview {
+        sender_id: preview.sender.to_string(),
+        message_id: preview.message_id.to_string(),
+        seq: preview.seq,
+        time_unix_ms: preview.time_unix_ms,
+        text: preview.text.clone(),
+    }
+}
+
+fn watermark(mark: Watermark) -> wire::Watermark {
+    wire::Watermark { seq: mark.seq, message_index: mark.message_index }
+}
