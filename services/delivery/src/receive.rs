@@ -11,7 +11,10 @@ use proto::{
         push_item,
     },
 };
-use runtime::ids::{DeviceId, InvalidId, UserId};
+use runtime::{
+    ids::{DeviceId, InvalidId, UserId},
+    shutdown::CancellationToken,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{Answer, Broadcast, LocalEdge, Users};
@@ -20,12 +23,13 @@ use crate::{Answer, Broadcast, LocalEdge, Users};
 /// node's server with access for services only.
 pub struct PushReceiver {
     local: Arc<dyn LocalEdge>,
+    stop: CancellationToken,
 }
 
 impl PushReceiver {
-    /// Hands over to `local`.
-    pub fn new(local: Arc<dyn LocalEdge>) -> Self {
-        Self { local }
+    /// Hands over to `local` until `stop`, which ends the streams.
+    pub fn new(local: Arc<dyn LocalEdge>, stop: CancellationToken) -> Self {
+        Self { local, stop }
     }
 }
 
@@ -42,7 +46,8 @@ impl EdgeService for PushReceiver {
         // the answers is not read either.
         let answers = requests
             .into_inner()
-            .map(move |request| request.map(|request| take(&*local, request)));
+            .map(move |request| request.map(|request| take(&*local, request)))
+            .take_until(self.stop.clone().cancelled_owned());
         Ok(Response::new(Box::pin(answers)))
     }
 }
