@@ -26,8 +26,9 @@ mod preface;
 use handler::Handler;
 use preface::Preface;
 
-/// Bytes of one request of a client, decoded. The largest is a batch of 500 ids, of 20 KB.
-pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one request of a client, decoded. The largest names 500 ranges of
+/// events, in 60 KB.
+pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one request between services: a batch of records or pushes.
 pub const INTERNAL_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
