@@ -1,0 +1,277 @@
+//! What it costs messaging's SQLite store to keep messages.
+//!
+//! `cargo run --release -p messaging --example store_bench -- [batches|growth]` (both by default)
+//!
+//! `batches`: CPU of the whole process for a message, in microseconds, where each batch is one
+//! `persist` and one `apply_inbox` with one change of each touched inbox (direct conversations between
+//! users who have one each, 200-byte texts), by number of conversations and size of the batch.
+//! `growth`: one conversation from 0 to 1,000,000 events, in slices; the figures must stay flat.
+
+use std::{collections::BTreeMap, error::Error, fs, time::Instant};
+
+use bytes::Bytes;
+use messaging::{
+    model::{ConversationState, Event, EventKind, InboxChange, Marks, Preview},
+    store::{ConversationUpdate, SeqRange, SequencedBatch, Store, sqlite::SqliteStore},
+};
+use runtime::ids::{ConversationId, MessageId, UserId};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Bytes of a message's body: a text of 200 and what encodes it.
+const BODY_BYTES: usize = 206;
+/// Characters of a preview.
+const PREVIEW_CHARS: usize = 100;
+/// Clock ticks in a second, as `/proc/self/stat` counts CPU time.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// Events of the conversation that grows.
+const GROWTH_EVENTS: u64 = 1_000_000;
+/// Events of one line of its table.
+const GROWTH_SLICE: u64 = 100_000;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> Result<()> {
+    let which = std::env::args().nth(1).unwrap_or_default();
+    if which != "growth" {
+        batches().await?;
+    }
+    if which != "batches" {
+        growth().await?;
+    }
+    Ok(())
+}
+
+async fn batches() -> Result<()> {
+    println!("| conversations | batch | CPU us/message | messages/s | file MiB |");
+    println!("|---|---|---|---|---|");
+    for (conversations, sizes) in [(100, [1, 16, 128, 1_024]), (10_000, [1, 16, 128, 1_024])] {
+        for size in sizes {
+            let messages = if size == 1 { 30_000 } else { 200_000 };
+            let mut bench = Bench::open(conversations)?;
+            bench.warm_up().await?;
+            let start = (Instant::now(), cpu_seconds()?);
+            let mut done = 0;
+            while done < messages {
+                let batch = bench.batch(size);
+                bench.keep(batch).await?;
+                done += size;
+            }
+            let cpu = (cpu_seconds()? - start.1) * 1e6 / done as f64;
+            let rate = done as f64 / start.0.elapsed().as_secs_f64();
+            let mib = bench.file_bytes()? / (1 << 20);
+            println!("| {conversations} | {size} | {cpu:.1} | {rate:.0} | {mib} |");
+        }
+    }
+    Ok(())
+}
+
+async fn growth() -> Result<()> {
+    println!("\n| events | CPU us/message | page of 100 us | seq_of_message_index us | file MiB |");
+    println!("|---|---|---|---|---|");
+    let mut bench = Bench::open(1)?;
+    for slice in 1..=GROWTH_EVENTS / GROWTH_SLICE {
+        let start = cpu_seconds()?;
+        let mut done = 0;
+        while done < GROWTH_SLICE {
+            let batch = bench.batch(128);
+            bench.keep(batch).await?;
+            done += 128;
+        }
+        let cpu = (cpu_seconds()? - start) * 1e6 / done as f64;
+        let (page, index) = bench.read().await?;
+        let mib = bench.file_bytes()? / (1 << 20);
+        let events = slice * GROWTH_SLICE;
+        println!("| {events} | {cpu:.1} | {page:.0} | {index:.0} | {mib} |");
+    }
+    Ok(())
+}
+
+struct Bench {
+    store: SqliteStore,
+    folder: tempfile::TempDir,
+    states: Vec<ConversationState>,
+    body: Bytes,
+    preview: String,
+    offset: u64,
+    random: u64,
+}
+
+struct Batch {
+    sequenced: SequencedBatch,
+    changes: Vec<(u64, InboxChange)>,
+}
+
+impl Bench {
+    fn open(conversations: usize) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let store = SqliteStore::open(&folder.path().join("messaging.db"))?;
+        let mut states = Vec::with_capacity(conversations);
+        for number in 0..conversations {
+            // Random ids: as spread as those of real users are by the time that they meet.
+            let [one, other] = [0, 1].map(|side| random_user(2 * number as u64 + side));
+            states.push(ConversationState::new(ConversationId::direct(one, other)?));
+        }
+        Ok(Self {
+            store,
+            folder,
+            states,
+            body: vec![7; BODY_BYTES].into(),
+            preview: "x".repeat(PREVIEW_CHARS),
+            offset: 0,
+            random: 1,
+        })
+    }
+
+    /// Gives every conversation its first messages.
+    async fn warm_up(&mut self) -> Result<()> {
+        for _ in 0..2 {
+            for first in (0..self.states.len()).step_by(100) {
+                let batch = self.batch_of(100, |at, count| (first + at) % count);
+                self.keep(batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages of random conversations.
+    fn batch(&mut self, size: usize) -> Batch {
+        let mut random = self.random;
+        let batch = self.batch_of(size, |_, count| {
+            random = mix(random);
+            (random % count as u64) as usize
+        });
+        self.random = random;
+        batch
+    }
+
+    fn batch_of(&mut self, size: usize, mut pick: impl FnMut(usize, usize) -> usize) -> Batch {
+        let mut events = Vec::with_capacity(size);
+        let mut touched = BTreeMap::new();
+        let mut changes = BTreeMap::new();
+        for at in 0..size {
+            let picked = pick(at, self.states.len());
+            let state = &mut self.states[picked];
+            touched.entry(picked).or_insert(state.head_seq);
+            self.offset += 1;
+            state.head_seq += 1;
+            state.last_message_index += 1;
+            state.last_time_unix_ms = 1_700_000_000_000 + self.offset as i64;
+            state.applied_end = self.offset + 1;
+            let members = state.conversation.members();
+            let sender = members[(self.offset % 2) as usize];
+            let head = state.head();
+            let message_id = MessageId::generate();
+            let member = state.member_mut(sender);
+            member.message_id_max = Some(message_id);
+            member.marks.read = head;
+            member.marks.delivered = head;
+            let own = member.marks;
+            let preview = Preview {
+                sender,
+                message_id,
+                seq: head.seq,
+                time_unix_ms: state.last_time_unix_ms,
+                text: self.preview.clone(),
+            };
+            events.push(Event {
+                conversation: state.conversation,
+                seq: head.seq,
+                message_index: head.message_index,
+                log_offset: self.offset,
+                time_unix_ms: state.last_time_unix_ms,
+                kind: EventKind::Message,
+                sender,
+                message_id,
+                body: self.body.clone(),
+            });
+            for user in members {
+                let is_sender = user == sender;
+                let change = InboxChange {
+                    user,
+                    conversation: state.conversation,
+                    last: head,
+                    preview: Some(preview.clone()),
+                    own: if is_sender { own } else { Marks::default() },
+                    peer: if is_sender { Marks::default() } else { own },
+                };
+                // Coalesced: one change of a user's row in a batch, at its last offset.
+                changes.insert(user, (self.offset, change));
+            }
+        }
+        let updates = touched.into_iter().map(|(at, base)| ConversationUpdate {
+            state: self.states[at].clone(),
+            base_head_seq: base,
+        });
+        Batch {
+            sequenced: SequencedBatch {
+                events,
+                conversations: updates.collect(),
+            },
+            changes: changes.into_values().collect(),
+        }
+    }
+
+    async fn keep(&self, batch: Batch) -> Result<()> {
+        self.store.persist(batch.sequenced).await?;
+        self.store.apply_inbox(batch.changes).await?;
+        Ok(())
+    }
+
+    /// Microseconds of a page of 100 events, and of finding a message, at random places.
+    async fn read(&mut self) -> Result<(f64, f64)> {
+        const READS: u32 = 200;
+        let conversation = self.states[0].conversation;
+        let head = self.states[0].head_seq;
+        let mut took = [0.0; 2];
+        for _ in 0..READS {
+            self.random = mix(self.random);
+            let after_seq = self.random % head;
+            let range = SeqRange {
+                after_seq,
+                before_seq: u64::MAX,
+            };
+            let start = Instant::now();
+            let page = self.store.events(conversation, range, false, 100, 1 << 20);
+            page.await?;
+            took[0] += start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            let seq = self.store.seq_of_message_index(conversation, after_seq + 1);
+            assert_eq!(seq.await?, Some(after_seq + 1));
+            took[1] += start.elapsed().as_secs_f64();
+        }
+        let [page, index] = took.map(|seconds| seconds * 1e6 / f64::from(READS));
+        Ok((page, index))
+    }
+
+    fn file_bytes(&self) -> Result<u64> {
+        Ok(fs::metadata(self.folder.path().join("messaging.db"))?.len())
+    }
+}
+
+fn random_user(number: u64) -> UserId {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&mix(number ^ 0x5bd1_e995).to_be_bytes());
+    bytes[8..].copy_from_slice(&mix(number).to_be_bytes());
+    UserId::from_bytes(bytes)
+}
+
+/// A permutation of the numbers that looks random.
+fn mix(number: u64) -> u64 {
+    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// CPU time of this process so far, all threads, user and system.
+fn cpu_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<f64>)
+        .sum::<std::result::Result<f64, _>>()?;
+    Ok(ticks / TICKS_PER_SECOND)
+}

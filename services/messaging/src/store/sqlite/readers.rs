@@ -1,0 +1,87 @@
+//! Readers: which log each follows, and how far it has got.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::columns::{Columns, to_column};
+use crate::store::{LogIdentity, ReaderId, StoreError};
+
+const CLAIM: &str = "INSERT INTO readers (reader, topic, log_id, topic_id, partitions)
+    VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (reader, topic) DO NOTHING";
+
+const IDENTITY: &str =
+    "SELECT log_id, topic_id, partitions FROM readers WHERE reader = ?1 AND topic = ?2";
+
+const POSITION: &str = "SELECT position FROM reader_positions
+    WHERE reader = ?1 AND topic = ?2 AND partition = ?3";
+
+const RAISE: &str = "INSERT INTO reader_positions (reader, topic, partition, position)
+    VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (reader, topic, partition)
+    DO UPDATE SET position = excluded.position WHERE excluded.position > position";
+
+/// Every statement that searches, for the test of their plans.
+#[cfg(test)]
+pub(super) const SEARCHES: &[&str] = &[IDENTITY, POSITION];
+
+/// See [`crate::store::Store::open_reader`].
+pub(super) fn open(
+    tx: &Connection,
+    reader: &ReaderId,
+    log: &LogIdentity,
+) -> Result<u64, StoreError> {
+    tx.execute(
+        CLAIM,
+        params![
+            reader.reader,
+            reader.topic,
+            log.log_id,
+            log.topic_id,
+            log.partitions
+        ],
+    )?;
+    let stored = tx.query_row(IDENTITY, params![reader.reader, reader.topic], |row| {
+        Ok(LogIdentity {
+            log_id: row.get(0)?,
+            topic_id: row.get(1)?,
+            partitions: row.get(2)?,
+        })
+    })?;
+    if stored != *log {
+        return Err(StoreError::OtherLog {
+            stored: in_words(&stored),
+            actual: in_words(log),
+        });
+    }
+    let key = params![reader.reader, reader.topic, reader.partition];
+    let position = tx
+        .query_row(POSITION, key, |row| Ok(Columns(row).number(0)))
+        .optional()?;
+    position.unwrap_or(Ok(0))
+}
+
+/// See [`crate::store::Store::save_positions`].
+pub(super) fn save_positions(
+    tx: &Connection,
+    positions: &[(ReaderId, u64)],
+) -> Result<(), StoreError> {
+    let mut raise = tx.prepare_cached(RAISE)?;
+    for (reader, position) in positions {
+        let position = to_column(*position)?;
+        raise.execute(params![
+            reader.reader,
+            reader.topic,
+            reader.partition,
+            position
+        ])?;
+    }
+    Ok(())
+}
+
+fn in_words(log: &LogIdentity) -> String {
+    let LogIdentity {
+        log_id,
+        topic_id,
+        partitions,
+    } = log;
+    format!("log {log_id}, topic {topic_id} of {partitions} partitions")
+}
