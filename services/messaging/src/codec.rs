@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// The newest version of each record that this program understands.
-pub const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// Why a record cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
+pub(crate) enum RecordError {
     /// Written by a newer program: the partition stops, since skipping it would change every seq
     /// after it.
     #[error("schema version {0} is newer than {SCHEMA_VERSION}")]
@@ -33,16 +33,16 @@ impl From<InvalidId> for RecordError {
 
 /// A record of the topic `messages`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConversationRecord {
+pub(crate) struct ConversationRecord {
     /// Of which conversation.
-    pub conversation: ConversationId,
+    pub(crate) conversation: ConversationId,
     /// What is to happen in it.
-    pub action: Action,
+    pub(crate) action: Action,
 }
 
 /// What is to happen in a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// A message that a member wants in it.
     Send(Send),
     /// Watermarks that have grown.
@@ -51,30 +51,30 @@ pub enum Action {
 
 /// A message on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Send {
+pub(crate) struct Send {
     /// Who.
-    pub sender: UserId,
+    pub(crate) sender: UserId,
     /// How the sender names it.
-    pub message_id: MessageId,
+    pub(crate) message_id: MessageId,
     /// An encoded `EventBody`.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
     /// Who waits for the verdict.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 /// The session or the call that waits for a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The address of the edge.
-    pub edge: String,
+    pub(crate) edge: String,
     /// The session; 0 = a unary call.
-    pub session_id: u64,
+    pub(crate) session_id: u64,
     /// The edge's own number of the send.
-    pub request_id: u64,
+    pub(crate) request_id: u64,
 }
 
 /// The record of one send.
-pub fn encode_send(
+pub(crate) fn encode_send(
     conversation: ConversationId,
     sender: UserId,
     message_id: MessageId,
@@ -99,8 +99,11 @@ pub fn encode_send(
 }
 
 /// The record of watermarks of one conversation.
-pub fn encode_marks(conversation: ConversationId, marks: &[(UserId, Marks)]) -> Bytes {
-    let marks = marks.iter().map(|(user, marks)| mark(*user, *marks)).collect();
+pub(crate) fn encode_marks(conversation: ConversationId, marks: &[(UserId, Marks)]) -> Bytes {
+    let marks = marks
+        .iter()
+        .map(|(user, marks)| mark(*user, *marks))
+        .collect();
     let record = log::MessagesRecord {
         schema_version: SCHEMA_VERSION,
         conversation_id: conversation.as_bytes().to_vec(),
@@ -110,7 +113,7 @@ pub fn encode_marks(conversation: ConversationId, marks: &[(UserId, Marks)]) -> 
 }
 
 /// Reads a record of the topic `messages`.
-pub fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, RecordError> {
+pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, RecordError> {
     let record = log::MessagesRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
     check_version(record.schema_version)?;
     let conversation = ConversationId::from_slice(&record.conversation_id)?;
@@ -130,16 +133,23 @@ pub fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, RecordError
         }
         Some(log::messages_record::Record::Marks(marks)) => {
             let read = |m: &log::Mark| Ok((UserId::from_slice(&m.user_id)?, marks_of(m)));
-            let marks = marks.marks.iter().map(read).collect::<Result<_, InvalidId>>()?;
+            let marks = marks
+                .marks
+                .iter()
+                .map(read)
+                .collect::<Result<_, InvalidId>>()?;
             Action::Marks(marks)
         }
         None => return Err(RecordError::Malformed),
     };
-    Ok(ConversationRecord { conversation, action })
+    Ok(ConversationRecord {
+        conversation,
+        action,
+    })
 }
 
 /// The record of one change of an inbox.
-pub fn encode_inbox(change: &InboxChange) -> Bytes {
+pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
     let preview = change.preview.as_ref().map(|preview| log::InboxPreview {
         sender_id: preview.sender.as_bytes().to_vec(),
         message_id: preview.message_id.as_bytes().to_vec(),
@@ -147,7 +157,10 @@ pub fn encode_inbox(change: &InboxChange) -> Bytes {
         time_unix_ms: preview.time_unix_ms,
         text: preview.text.clone(),
     });
-    let peer = change.conversation.peer_of(change.user).map(|peer| mark(peer, change.peer));
+    let peer = change
+        .conversation
+        .peer_of(change.user)
+        .map(|peer| mark(peer, change.peer));
     let record = log::InboxRecord {
         schema_version: SCHEMA_VERSION,
         user_id: change.user.as_bytes().to_vec(),
@@ -162,7 +175,7 @@ pub fn encode_inbox(change: &InboxChange) -> Bytes {
 }
 
 /// Reads a record of the topic `inbox`.
-pub fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
+pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
     let record = log::InboxRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
     check_version(record.schema_version)?;
     let read_preview = |preview: log::InboxPreview| {
@@ -177,7 +190,10 @@ pub fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
     Ok(InboxChange {
         user: UserId::from_slice(&record.user_id)?,
         conversation: ConversationId::from_slice(&record.conversation_id)?,
-        last: Watermark { seq: record.last_seq, message_index: record.last_message_index },
+        last: Watermark {
+            seq: record.last_seq,
+            message_index: record.last_message_index,
+        },
         preview: record.preview.map(read_preview).transpose()?,
         own: record.own.as_ref().map(marks_of).unwrap_or_default(),
         peer: record.peer.as_ref().map(marks_of).unwrap_or_default(),
@@ -185,28 +201,29 @@ pub fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
 }
 
 /// A device that was logged out, from a record of the topic `users`.
-pub fn decode_users(
+pub(crate) fn decode_users(
     payload: &[u8],
 ) -> Result<Option<(UserId, runtime::ids::DeviceId)>, RecordError> {
     let record = log::UsersRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
     check_version(record.schema_version)?;
     let user = UserId::from_slice(&record.user_id)?;
     match record.fact {
-        Some(log::users_record::Fact::DeviceRevoked(fact)) => {
-            Ok(Some((user, runtime::ids::DeviceId::from_slice(&fact.device_id)?)))
-        }
+        Some(log::users_record::Fact::DeviceRevoked(fact)) => Ok(Some((
+            user,
+            runtime::ids::DeviceId::from_slice(&fact.device_id)?,
+        ))),
         None => Ok(None),
     }
 }
 
 /// The body of a message event.
-pub fn encode_body(text: String) -> Bytes {
+pub(crate) fn encode_body(text: String) -> Bytes {
     let kind = log::event_body::Kind::Message(log::MessageBody { text });
     log::EventBody { kind: Some(kind) }.encode_to_vec().into()
 }
 
 /// The text of a message event; empty if the body is of a kind that has none.
-pub fn text_of(body: &[u8]) -> String {
+pub(crate) fn text_of(body: &[u8]) -> String {
     match log::EventBody::decode(body).ok().and_then(|body| body.kind) {
         Some(log::event_body::Kind::Message(message)) => message.text,
         None => String::new(),
@@ -214,7 +231,7 @@ pub fn text_of(body: &[u8]) -> String {
 }
 
 /// The preview of a message event.
-pub fn preview_of(event: &Event) -> Preview {
+pub(crate) fn preview_of(event: &Event) -> Preview {
     let mut text = text_of(&event.body);
     if let Some((end, _)) = text.char_indices().nth(PREVIEW_CHARS_MAX) {
         text.truncate(end);
@@ -252,6 +269,9 @@ fn marks_of(mark: &log::Mark) -> Marks {
             seq: mark.delivered_seq,
             message_index: mark.delivered_message_index,
         },
-        read: Watermark { seq: mark.read_seq, message_index: mark.read_message_index },
+        read: Watermark {
+            seq: mark.read_seq,
+            message_index: mark.read_message_index,
+        },
     }
 }

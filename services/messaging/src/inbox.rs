@@ -13,8 +13,8 @@ use crate::{
     codec::{self, RecordError},
     limits::{INBOX_BATCH_MAX, POSITION_INTERVAL, SYNC_INTERVAL},
     model::InboxChange,
-    reader_id,
-    store::{InboxApplied, LogIdentity, ReaderId, Store, StoreError},
+    readers::{for_each_partition, log_identity, reader_id},
+    store::{InboxApplied, ReaderId, Store, StoreError},
     wire,
 };
 
@@ -37,26 +37,9 @@ pub(crate) struct InboxReaders {
 impl InboxReaders {
     /// Joins the group and reads what is assigned, until the tasks are stopped.
     pub(crate) async fn start(self, tasks: &Tasks) -> Result<(), LogError> {
-        let mut membership = self.log.join(INBOX_GROUP, Topic::Inbox).await?;
-        let tasks_of_partitions = tasks.clone();
-        tasks.spawn(async move {
-            loop {
-                let reader = tokio::select! {
-                    reader = membership.assigned() => reader,
-                    () = self.stop.cancelled() => break,
-                };
-                match reader {
-                    Ok(reader) => {
-                        tasks_of_partitions.spawn(self.clone().read(reader));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "no more inbox partitions are assigned");
-                        break;
-                    }
-                }
-            }
-        });
-        Ok(())
+        let log = self.log.clone();
+        let read = move |reader| self.clone().read(reader);
+        for_each_partition(&log, INBOX_GROUP, Topic::Inbox, tasks, read).await
     }
 
     async fn read(self, mut reader: Box<dyn PartitionReader>) {
@@ -65,7 +48,11 @@ impl InboxReaders {
             match stop {
                 Stop::GivenUp => {}
                 Stop::Broken(why) => {
-                    tracing::error!(partition = id.partition, why, "the inbox partition has stopped");
+                    tracing::error!(
+                        partition = id.partition,
+                        why,
+                        "the inbox partition has stopped"
+                    );
                 }
             }
         }
@@ -76,14 +63,10 @@ impl InboxReaders {
         id: &ReaderId,
         reader: &mut dyn PartitionReader,
     ) -> Result<(), Stop> {
-        let identity = self.log.identity(Topic::Inbox);
-        let identity = LogIdentity {
-            log_id: identity.log_id,
-            topic_id: identity.topic_id,
-            partitions: identity.partitions,
-        };
-        let mut saved =
-            self.retry(|| self.store.open_reader(id.clone(), identity.clone())).await?;
+        let identity = log_identity(self.log.as_ref(), Topic::Inbox);
+        let mut saved = self
+            .retry(|| self.store.open_reader(id.clone(), identity.clone()))
+            .await?;
         reader.seek(saved).await?;
         let (mut position, mut synced) = (saved, saved);
         let (mut save_at, mut sync_at) = (Instant::now(), Instant::now());
@@ -105,7 +88,8 @@ impl InboxReaders {
             }
             let now = Instant::now();
             if position > saved && now >= save_at {
-                self.retry(|| self.store.save_positions(vec![(id.clone(), position)])).await?;
+                self.retry(|| self.store.save_positions(vec![(id.clone(), position)]))
+                    .await?;
                 saved = position;
                 save_at = now + POSITION_INTERVAL;
             }
@@ -134,15 +118,21 @@ impl InboxReaders {
         if malformed > 0 {
             tracing::error!(count = malformed, "malformed inbox records skipped");
         }
-        for applied in self.retry(|| self.store.apply_inbox(changes.clone())).await? {
+        for applied in self
+            .retry(|| self.store.apply_inbox(changes.clone()))
+            .await?
+        {
             self.tell(&applied);
         }
         Ok(())
     }
 
     fn tell(&self, applied: &InboxApplied) {
-        let conversations =
-            applied.rows.iter().map(|row| wire::conversation(applied.user, row)).collect();
+        let conversations = applied
+            .rows
+            .iter()
+            .map(|row| wire::conversation(applied.user, row))
+            .collect();
         self.delivery.push(Broadcast {
             users: applied.user.into(),
             frame: wire::push(Frame::InboxUpdate(wire_v1::InboxUpdate {

@@ -1,20 +1,198 @@
 //! Messaging: sessions, the conversation log, history, conversation lists, receipts.
+//!
+//! Three roles in one service, which can be scaled apart later: the edge holds sessions, the sequencer
+//! gives every event its place, the inbox reader keeps conversation lists.
 
-pub mod codec;
+use std::sync::Arc;
+
+use delivery::{
+    Announcer, AnnouncerConfig, ConnectEdge, Delivery, DeliveryConfig, LocalEdge, PushReceiver,
+};
+use event_log::{EventLog, LogError};
+use proto::messaging::v1::{
+    edge_service_server::EdgeServiceServer, messaging_service_server::MessagingServiceServer,
+};
+use runtime::{
+    auth::{Access, ServiceChannel, Verifier},
+    clock::Clock,
+    server::INTERNAL_REQUEST_BYTES_MAX,
+    shutdown::Tasks,
+};
+use tonic::service::RoutesBuilder;
+
+mod codec;
+pub mod config;
+mod directory;
+mod edge;
+mod grpc;
 mod inbox;
 pub mod limits;
 pub mod model;
+mod read;
+mod readers;
 mod sequencer;
 pub mod store;
-pub mod wire;
+mod users;
+mod validate;
+mod wire;
 
+pub use config::Config;
 pub use inbox::INBOX_GROUP;
 pub use sequencer::SEQUENCER_GROUP;
+pub use users::USERS_GROUP;
 
-use event_log::Topic;
-use store::ReaderId;
+use crate::{
+    directory::Directory,
+    edge::{Edge, EdgeParts, SessionServer},
+    grpc::Grpc,
+    inbox::InboxReaders,
+    read::Reader,
+    sequencer::{Sequencers, partition::Context},
+    store::Store,
+};
 
-/// The name under which the store keeps a reader's position.
-pub(crate) const fn reader_id(reader: &'static str, topic: Topic, partition: u32) -> ReaderId {
-    ReaderId { reader, topic: topic.name(), partition }
+/// The services of messaging, by their names in the contract.
+pub const SERVICES: [&str; 3] = [
+    "messenger.messaging.v1.SessionService",
+    "messenger.messaging.v1.MessagingService",
+    "messenger.messaging.v1.EdgeService",
+];
+
+/// What messaging needs of others.
+pub struct Deps {
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Time of day.
+    pub clock: Arc<dyn Clock>,
+    /// For the tokens that come in the streams of sessions.
+    pub verifier: Verifier,
+    /// The profile service.
+    pub profile: ServiceChannel,
+    /// The registry of sessions.
+    pub registry: ServiceChannel,
+    /// Makes channels to other edges.
+    pub connect: ConnectEdge,
+}
+
+/// A running messaging service.
+pub struct Messaging {
+    edge: Arc<Edge>,
+    sequencers: Arc<Sequencers>,
+    reader: Reader,
+    store: Arc<dyn Store>,
+    directory: Arc<Directory>,
+    tasks: Tasks,
+}
+
+/// Starts all roles. Sessions may come once [`Messaging::add_to`]'s routes are served.
+pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
+    let Deps {
+        log,
+        store,
+        clock,
+        verifier,
+        profile,
+        registry,
+        connect,
+    } = deps;
+    let tasks = Tasks::new();
+    let epoch = u64::try_from(clock.now_unix_ms()).unwrap_or(0);
+    let own_edge = config.advertised_edge.clone();
+    let announcer = Announcer::start(
+        AnnouncerConfig {
+            edge: own_edge.clone(),
+            epoch,
+        },
+        registry.clone(),
+        &tasks,
+    );
+    let directory = Arc::new(Directory::new(profile));
+    let edge = Edge::new(EdgeParts {
+        config,
+        clock,
+        log: log.clone(),
+        store: store.clone(),
+        directory: directory.clone(),
+        announcer,
+        verifier,
+    });
+    let subscriber = format!("messaging/{own_edge}/{epoch}");
+    let delivery = Delivery::start(
+        DeliveryConfig::new(own_edge, subscriber),
+        edge.clone() as Arc<dyn LocalEdge>,
+        registry,
+        connect,
+        &tasks,
+    );
+    let sequencers = Sequencers::new(Context {
+        log: log.clone(),
+        store: store.clone(),
+        delivery: delivery.clone(),
+        stop: tasks.stop_token(),
+    });
+    sequencers.start(&tasks).await?;
+    let inbox = InboxReaders {
+        log: log.clone(),
+        store: store.clone(),
+        delivery: delivery.clone(),
+        stop: tasks.stop_token(),
+    };
+    inbox.start(&tasks).await?;
+    users::start(log, store.clone(), delivery, &tasks).await?;
+    edge.start(&tasks);
+    let reader = Reader {
+        store: store.clone(),
+        sequencers: sequencers.clone(),
+    };
+    Ok(Messaging {
+        edge,
+        sequencers,
+        reader,
+        store,
+        directory,
+        tasks,
+    })
+}
+
+impl Messaging {
+    /// Adds the services of messaging.
+    pub fn add_to(&self, routes: &mut RoutesBuilder) {
+        routes.add_service(SessionServer::new(self.edge.clone()));
+        routes.add_service(MessagingServiceServer::new(Grpc {
+            edge: self.edge.clone(),
+            reader: self.reader.clone(),
+            store: self.store.clone(),
+            directory: self.directory.clone(),
+        }));
+        let local = self.edge.clone() as Arc<dyn LocalEdge>;
+        let receiver = PushReceiver::new(local, self.tasks.stop_token());
+        routes.add_service(
+            EdgeServiceServer::new(receiver).max_decoding_message_size(INTERNAL_REQUEST_BYTES_MAX),
+        );
+    }
+
+    /// Whether everything that this node reads can go on.
+    pub fn is_healthy(&self) -> bool {
+        !self.sequencers.is_broken()
+    }
+
+    /// Asks the sessions to go elsewhere, then stops all roles. What was acknowledged is in the log.
+    pub async fn stop(&self, deadline: std::time::Duration) -> bool {
+        self.edge.drain().await;
+        self.tasks.stop(deadline).await
+    }
+}
+
+/// Who may call what; `None` if it is not of messaging.
+pub fn policy(path: &str) -> Option<Access> {
+    let (service, _) = path.strip_prefix('/')?.split_once('/')?;
+    match service {
+        "messenger.messaging.v1.SessionService" | "messenger.messaging.v1.MessagingService" => {
+            Some(Access::User)
+        }
+        "messenger.messaging.v1.EdgeService" => Some(Access::Service),
+        _ => None,
+    }
 }

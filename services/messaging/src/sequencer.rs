@@ -20,7 +20,7 @@ use self::{
     core::View,
     partition::{Context, Owned, Stopped},
 };
-use crate::model::Event;
+use crate::{model::Event, readers::for_each_partition};
 
 mod cache;
 pub(crate) mod core;
@@ -45,43 +45,36 @@ impl Sequencers {
     pub(crate) fn new(context: Context) -> Arc<Self> {
         let count = context.log.identity(Topic::Messages).partitions;
         let partitions = (0..count).map(|_| Mutex::new(None)).collect();
-        Arc::new(Self { context, partitions, broken: AtomicBool::new(false) })
+        Arc::new(Self {
+            context,
+            partitions,
+            broken: AtomicBool::new(false),
+        })
     }
 
     /// Joins the group and sequences what is assigned, until the tasks are stopped.
     pub(crate) async fn start(self: &Arc<Self>, tasks: &Tasks) -> Result<(), LogError> {
-        let mut membership = self.context.log.join(SEQUENCER_GROUP, Topic::Messages).await?;
-        let (this, tasks_of_partitions) = (self.clone(), tasks.clone());
-        tasks.spawn(async move {
-            loop {
-                let reader = tokio::select! {
-                    reader = membership.assigned() => reader,
-                    () = this.context.stop.cancelled() => break,
-                };
-                match reader {
-                    Ok(reader) => {
-                        tasks_of_partitions.spawn(this.clone().sequence(reader));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "no more partitions are assigned");
-                        break;
-                    }
-                }
-            }
-        });
-        Ok(())
+        let (this, log) = (self.clone(), self.context.log.clone());
+        let read = move |reader| this.clone().sequence(reader);
+        for_each_partition(&log, SEQUENCER_GROUP, Topic::Messages, tasks, read).await
     }
 
     async fn sequence(self: Arc<Self>, reader: Box<dyn PartitionReader>) {
         let partition = reader.partition();
-        let Some(place) = usize::try_from(partition).ok().and_then(|at| self.partitions.get(at))
+        let Some(place) = usize::try_from(partition)
+            .ok()
+            .and_then(|at| self.partitions.get(at))
         else {
             return;
         };
         let owned = Arc::new(Owned::new());
         *place.lock() = Some(owned.clone());
         let stopped = partition::run(self.context.clone(), owned.clone(), reader).await;
-        if place.lock().take_if(|now| Arc::ptr_eq(now, &owned)).is_none() {
+        if place
+            .lock()
+            .take_if(|now| Arc::ptr_eq(now, &owned))
+            .is_none()
+        {
             tracing::debug!(partition, "the partition came back before it was given up");
         }
         if let Stopped::Broken(why) = &stopped {
@@ -98,7 +91,10 @@ impl Sequencers {
     fn owned(&self, conversation: &ConversationId) -> Option<Arc<Owned>> {
         let log = &self.context.log;
         let partition = log.partition_of(Topic::Messages, conversation.as_bytes());
-        self.partitions.get(usize::try_from(partition).ok()?)?.lock().clone()
+        self.partitions
+            .get(usize::try_from(partition).ok()?)?
+            .lock()
+            .clone()
     }
 
     /// What this node's memory knows of a conversation.
@@ -114,7 +110,9 @@ impl Sequencers {
         message_id: MessageId,
     ) -> Option<Arc<Event>> {
         let view = self.view(conversation)?;
-        view.events.into_iter().find(|event| event.sender == sender && event.message_id == message_id)
+        view.events
+            .into_iter()
+            .find(|event| event.sender == sender && event.message_id == message_id)
     }
 
     /// Tells when the partition of a conversation has gone on; `None` if another node has it.

@@ -11,17 +11,22 @@ use crate::{
 };
 
 /// A frame that answers no request, encoded.
-pub fn push(frame: Frame) -> Bytes {
+pub(crate) fn push(frame: Frame) -> Bytes {
     answer(0, frame)
 }
 
 /// A frame that answers a request, encoded.
-pub fn answer(request_id: u64, frame: Frame) -> Bytes {
-    wire::ServerFrame { request_id, frame: Some(frame) }.encode_to_vec().into()
+pub(crate) fn answer(request_id: u64, frame: Frame) -> Bytes {
+    wire::ServerFrame {
+        request_id,
+        frame: Some(frame),
+    }
+    .encode_to_vec()
+    .into()
 }
 
 /// An event as clients see it.
-pub fn event(event: &Event) -> wire::Event {
+pub(crate) fn event(event: &Event) -> wire::Event {
     let kind = match event.kind {
         EventKind::Message => wire::event::Kind::Message(wire::Message {
             message_id: event.message_id.to_string(),
@@ -39,7 +44,7 @@ pub fn event(event: &Event) -> wire::Event {
 }
 
 /// A message as it is to be shown.
-pub fn shown_message(event: &Event) -> wire::ShownMessage {
+pub(crate) fn shown_message(event: &Event) -> wire::ShownMessage {
     wire::ShownMessage {
         message_index: event.message_index,
         seq: event.seq,
@@ -51,7 +56,7 @@ pub fn shown_message(event: &Event) -> wire::ShownMessage {
 }
 
 /// The watermarks of one member.
-pub fn member_marks(user: UserId, marks: Marks) -> wire::MemberMarks {
+pub(crate) fn member_marks(user: UserId, marks: Marks) -> wire::MemberMarks {
     wire::MemberMarks {
         user_id: user.to_string(),
         delivered: Some(watermark(marks.delivered)),
@@ -60,15 +65,18 @@ pub fn member_marks(user: UserId, marks: Marks) -> wire::MemberMarks {
 }
 
 /// The watermarks of some members, as a pushed frame.
-pub fn marks(conversation: ConversationId, members: &[(UserId, Marks)]) -> Bytes {
+pub(crate) fn marks(conversation: ConversationId, members: &[(UserId, Marks)]) -> Bytes {
     push(Frame::Marks(wire::Marks {
         conversation_id: conversation.to_string(),
-        members: members.iter().map(|(user, marks)| member_marks(*user, *marks)).collect(),
+        members: members
+            .iter()
+            .map(|(user, marks)| member_marks(*user, *marks))
+            .collect(),
     }))
 }
 
 /// A row of `user`'s list, without the profile of the peer.
-pub fn conversation(user: UserId, row: &InboxRow) -> wire::Conversation {
+pub(crate) fn conversation(user: UserId, row: &InboxRow) -> wire::Conversation {
     let peer = row.conversation.peer_of(user);
     wire::Conversation {
         conversation_id: row.conversation.to_string(),
@@ -94,5 +102,8 @@ fn preview(preview: &Preview) -> wire::Preview {
 }
 
 fn watermark(mark: Watermark) -> wire::Watermark {
-    wire::Watermark { seq: mark.seq, message_index: mark.message_index }
+    wire::Watermark {
+        seq: mark.seq,
+        message_index: mark.message_index,
+    }
 }

@@ -18,7 +18,11 @@ pub(super) struct Cache {
 impl Cache {
     /// Keeps about `max` idle conversations; more while more are busy.
     pub(super) fn new(max: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), generation_max: (max / 2).max(1) }
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            generation_max: (max / 2).max(1),
+        }
     }
 
     /// The conversation, made by `make` if it is not here.
@@ -34,7 +38,9 @@ impl Cache {
             }
             self.young.insert(conversation, slot);
         }
-        self.young.entry(conversation).or_insert_with(|| Slot::new(conversation))
+        self.young
+            .entry(conversation)
+            .or_insert_with(|| Slot::new(conversation))
     }
 
     /// The conversation, if it is here.
@@ -47,16 +53,14 @@ impl Cache {
 
     /// The conversation, if it is here, without counting as a use.
     pub(super) fn peek(&self, conversation: &ConversationId) -> Option<&Slot> {
-        self.young.get(conversation).or_else(|| self.old.get(conversation))
-    }
-
-    /// How many are here.
-    pub(super) fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+        self.young
+            .get(conversation)
+            .or_else(|| self.old.get(conversation))
     }
 
     fn rotate(&mut self) {
         let oldest = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-        self.young.extend(oldest.into_iter().filter(|(_, slot)| !slot.is_idle()));
+        self.young
+            .extend(oldest.into_iter().filter(|(_, slot)| !slot.is_idle()));
     }
 }

@@ -138,11 +138,6 @@ impl Core {
         self.io.malformed
     }
 
-    /// Conversations in memory.
-    pub(crate) fn cached(&self) -> usize {
-        self.cache.len()
-    }
-
     /// Takes the next record. After an error the partition must stop.
     pub(crate) fn ingest(&mut self, record: &Record) -> Result<(), NewerRecord> {
         if record.offset < self.io.next_offset {
@@ -151,7 +146,10 @@ impl Core {
         }
         let decoded = codec::decode_messages(&record.payload);
         if let Err(RecordError::Newer(version)) = decoded {
-            return Err(NewerRecord { offset: record.offset, version });
+            return Err(NewerRecord {
+                offset: record.offset,
+                version,
+            });
         }
         self.io.next_offset = record.offset + 1;
         let Ok(decoded) = decoded else {
@@ -186,10 +184,14 @@ impl Core {
 
     /// The store has these states of the conversations that were asked for, and no others.
     pub(crate) fn loaded(&mut self, asked: &[ConversationId], states: Vec<ConversationState>) {
-        let mut states: HashMap<_, _> =
-            states.into_iter().map(|state| (state.conversation, state)).collect();
+        let mut states: HashMap<_, _> = states
+            .into_iter()
+            .map(|state| (state.conversation, state))
+            .collect();
         for conversation in asked {
-            let Some(slot) = self.cache.get_mut(conversation) else { continue };
+            let Some(slot) = self.cache.get_mut(conversation) else {
+                continue;
+            };
             if slot.waiting == Waiting::Load {
                 let state = states.remove(conversation);
                 slot.load(state.unwrap_or_else(|| ConversationState::new(*conversation)));
@@ -207,18 +209,27 @@ impl Core {
     pub(crate) fn found(&mut self, asked: &[Name], events: Vec<Event>) {
         let mut events: HashMap<Name, Arc<Event>> = events
             .into_iter()
-            .map(|event| ((event.conversation, event.sender, event.message_id), Arc::new(event)))
+            .map(|event| {
+                (
+                    (event.conversation, event.sender, event.message_id),
+                    Arc::new(event),
+                )
+            })
             .collect();
         let mut conversations = Vec::new();
         for name in asked {
-            let Some(slot) = self.cache.get_mut(&name.0) else { continue };
+            let Some(slot) = self.cache.get_mut(&name.0) else {
+                continue;
+            };
             slot.found.insert((name.1, name.2), events.remove(name));
             if conversations.last() != Some(&name.0) {
                 conversations.push(name.0);
             }
         }
         for conversation in conversations {
-            let Some(slot) = self.cache.get_mut(&conversation) else { continue };
+            let Some(slot) = self.cache.get_mut(&conversation) else {
+                continue;
+            };
             if slot.waiting == Waiting::Find {
                 slot.waiting = Waiting::Nothing;
                 self.io.drain(slot);
@@ -233,7 +244,11 @@ impl Core {
 
     /// Everything below is applied: the position, once nothing is left to make durable.
     pub(crate) fn low_water(&self) -> u64 {
-        self.io.waiting.first().copied().unwrap_or(self.io.next_offset)
+        self.io
+            .waiting
+            .first()
+            .copied()
+            .unwrap_or(self.io.next_offset)
     }
 
     /// Whether the next batch would have anything in it.
@@ -252,17 +267,29 @@ impl Core {
         let mut conversations = Vec::with_capacity(touched.len());
         let mut inbox = Vec::with_capacity(2 * touched.len());
         for (conversation, touched) in touched {
-            let Some(slot) = self.cache.get_mut(&conversation) else { continue };
+            let Some(slot) = self.cache.get_mut(&conversation) else {
+                continue;
+            };
             if touched.inbox {
                 inbox.extend(inbox_changes(&slot.state, touched.message.as_deref()));
             }
             self.io.in_flight.push((conversation, slot.state.head_seq));
             let base_head_seq = touched.base_head_seq;
-            conversations.push(ConversationUpdate { state: slot.state.clone(), base_head_seq });
+            conversations.push(ConversationUpdate {
+                state: slot.state.clone(),
+                base_head_seq,
+            });
         }
         self.io.in_flight_events = events.len();
         let events = events.iter().map(|event| Event::clone(event)).collect();
-        Some(Batch { sequenced: SequencedBatch { events, conversations }, inbox, covers })
+        Some(Batch {
+            sequenced: SequencedBatch {
+                events,
+                conversations,
+            },
+            inbox,
+            covers,
+        })
     }
 
     /// The store has the last batch.
@@ -282,7 +309,10 @@ impl Core {
         if slot.waiting == Waiting::Load {
             return None;
         }
-        Some(View { head: slot.state.head(), events: slot.tail.iter().cloned().collect() })
+        Some(View {
+            head: slot.state.head(),
+            events: slot.tail.iter().cloned().collect(),
+        })
     }
 }
 
@@ -306,7 +336,8 @@ impl Io {
         slot.waiting = Waiting::Find;
         let conversation = slot.state.conversation;
         let names = slot.names_to_find(LOOKUPS_MAX);
-        self.to_find.extend(names.into_iter().map(|(user, id)| (conversation, user, id)));
+        self.to_find
+            .extend(names.into_iter().map(|(user, id)| (conversation, user, id)));
     }
 
     /// Applies a record; `false` if it must wait for a look-up, and then nothing was changed.
@@ -332,7 +363,9 @@ impl Io {
             return true;
         }
         if replay || !slot.is_new(send) {
-            let Ok(named) = slot.find(send.sender, send.message_id) else { return false };
+            let Ok(named) = slot.find(send.sender, send.message_id) else {
+                return false;
+            };
             match named {
                 // Only what is earlier in the log counts: the store may be ahead of this reader.
                 Some(event) if event.log_offset < at.offset => {
@@ -382,7 +415,10 @@ impl Io {
         let member = state.member_mut(send.sender);
         member.message_id_max = member.message_id_max.max(Some(send.message_id));
         // Sending marks the sender as having read up to the own message.
-        member.marks = Marks { delivered: head, read: head };
+        member.marks = Marks {
+            delivered: head,
+            read: head,
+        };
         slot.push(event.clone());
         self.events.push(event.clone());
         let touched = self.touch_from(slot, base_head_seq);
@@ -428,17 +464,26 @@ impl Io {
     }
 
     fn touch_from<'a>(&'a mut self, slot: &mut Slot, base_head_seq: u64) -> &'a mut Touched {
-        self.touched.entry(slot.state.conversation).or_insert_with(|| {
-            slot.unsaved += 1;
-            Touched { base_head_seq, ..Touched::default() }
-        })
+        self.touched
+            .entry(slot.state.conversation)
+            .or_insert_with(|| {
+                slot.unsaved += 1;
+                Touched {
+                    base_head_seq,
+                    ..Touched::default()
+                }
+            })
     }
 
     /// The inbox rows of the conversation are to show this message, unless they show a later one.
     fn touch_message(&mut self, slot: &mut Slot, event: Arc<Event>) {
         let touched = self.touch(slot);
         touched.inbox = true;
-        if touched.message.as_ref().is_none_or(|message| message.seq < event.seq) {
+        if touched
+            .message
+            .as_ref()
+            .is_none_or(|message| message.seq < event.seq)
+        {
             touched.message = Some(event);
         }
     }
@@ -486,11 +531,17 @@ impl Io {
 fn capped(marks: Marks, head: Watermark) -> Marks {
     let cap = |mark: Watermark| {
         let seq = mark.seq.min(head.seq);
-        Watermark { seq, message_index: mark.message_index.min(head.message_index).min(seq) }
+        Watermark {
+            seq,
+            message_index: mark.message_index.min(head.message_index).min(seq),
+        }
     };
     // Who has seen a message holds it.
     let read = cap(marks.read);
-    Marks { delivered: cap(marks.delivered).max(read), read }
+    Marks {
+        delivered: cap(marks.delivered).max(read),
+        read,
+    }
 }
 
 /// What the conversation's rows in the inboxes of its members are at least at.
@@ -499,14 +550,22 @@ fn inbox_changes<'a>(
     message: Option<&'a Event>,
 ) -> impl Iterator<Item = InboxChange> + 'a {
     let members = state.conversation.members();
-    let marks = move |user| state.member(user).map(|member| member.marks).unwrap_or_default();
+    let marks = move |user| {
+        state
+            .member(user)
+            .map(|member| member.marks)
+            .unwrap_or_default()
+    };
     let preview = message.map(codec::preview_of);
-    members.into_iter().enumerate().map(move |(at, user)| InboxChange {
-        user,
-        conversation: state.conversation,
-        last: state.head(),
-        preview: preview.clone(),
-        own: marks(user),
-        peer: marks(members[1 - at]),
-    })
+    members
+        .into_iter()
+        .enumerate()
+        .map(move |(at, user)| InboxChange {
+            user,
+            conversation: state.conversation,
+            last: state.head(),
+            preview: preview.clone(),
+            own: marks(user),
+            peer: marks(members[1 - at]),
+        })
 }

@@ -15,7 +15,7 @@ use crate::{
     codec,
     limits::{INGEST_MAX, POSITION_INTERVAL, SYNC_INTERVAL},
     model::{ConversationState, Event, InboxChange},
-    reader_id,
+    readers::{log_identity, reader_id},
     store::{LogIdentity, ReaderId, Store, StoreError},
 };
 
@@ -42,11 +42,15 @@ pub(crate) struct Owned {
 
 impl Owned {
     pub(crate) fn new() -> Self {
-        Self { core: Mutex::new(Core::new(0)), progress: watch::Sender::new(0) }
+        Self {
+            core: Mutex::new(Core::new(0)),
+            progress: watch::Sender::new(0),
+        }
     }
 
     fn progressed(&self) {
-        self.progress.send_modify(|count| *count = count.wrapping_add(1));
+        self.progress
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
@@ -83,12 +87,7 @@ pub(crate) async fn run(
     mut reader: Box<dyn PartitionReader>,
 ) -> Stopped {
     let id = reader_id("sequencer", Topic::Messages, reader.partition());
-    let identity = context.log.identity(Topic::Messages);
-    let identity = LogIdentity {
-        log_id: identity.log_id,
-        topic_id: identity.topic_id,
-        partitions: identity.partitions,
-    };
+    let identity = log_identity(context.log.as_ref(), Topic::Messages);
     loop {
         let position = match start(&context, reader.as_mut(), &id, &identity).await {
             Ok(position) => position,
@@ -123,7 +122,11 @@ async fn start(
 ) -> Result<u64, Stopped> {
     let mut pause = RETRY_MIN;
     loop {
-        let error = match context.store.open_reader(id.clone(), identity.clone()).await {
+        let error = match context
+            .store
+            .open_reader(id.clone(), identity.clone())
+            .await
+        {
             Ok(position) => match reader.seek(position).await {
                 Ok(()) => return Ok(position),
                 Err(LogError::Revoked | LogError::Closed) => return Err(Stopped::GivenUp),
@@ -229,7 +232,11 @@ impl Run<'_> {
         }
         if core.malformed() > malformed {
             let count = core.malformed() - malformed;
-            tracing::error!(partition = self.id.partition, count, "malformed records skipped");
+            tracing::error!(
+                partition = self.id.partition,
+                count,
+                "malformed records skipped"
+            );
         }
         None
     }
@@ -242,7 +249,13 @@ impl Run<'_> {
             let batch = if self.busy { None } else { core.cut() };
             let idle = !self.busy && batch.is_none() && !core.has_changes();
             let idle_at = idle.then(|| core.low_water());
-            (outputs, core.take_loads(), core.take_finds(), batch, idle_at)
+            (
+                outputs,
+                core.take_loads(),
+                core.take_finds(),
+                batch,
+                idle_at,
+            )
         };
         let progressed = !outputs.is_empty();
         for output in outputs {
@@ -256,14 +269,17 @@ impl Run<'_> {
         }
         let store = &self.context.store;
         if !loads.is_empty() {
-            self.io.push(load(store.clone(), loads, self.context.stop.clone()));
+            self.io
+                .push(load(store.clone(), loads, self.context.stop.clone()));
         }
         if !finds.is_empty() {
-            self.io.push(find(store.clone(), finds, self.context.stop.clone()));
+            self.io
+                .push(find(store.clone(), finds, self.context.stop.clone()));
         }
         if let Some(batch) = batch {
             self.busy = true;
-            self.io.push(persist(store.clone(), batch, self.context.stop.clone()));
+            self.io
+                .push(persist(store.clone(), batch, self.context.stop.clone()));
         }
         if let Some(position) = idle_at {
             // Nothing is left to make durable, so what was only skipped or refused is passed too.
@@ -279,7 +295,8 @@ impl Run<'_> {
                 self.owned.core.lock().persisted();
                 self.owned.progressed();
                 let stop = self.context.stop.clone();
-                self.io.push(publish(self.context.log.clone(), inbox, covers, stop));
+                self.io
+                    .push(publish(self.context.log.clone(), inbox, covers, stop));
             }
             Done::Persisted(Err(error), ..) => return Some(self.persist_failed(&error)),
             Done::Published(covers) => {
@@ -373,7 +390,11 @@ fn persist(
     stop: CancellationToken,
 ) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let Batch { sequenced, inbox, covers } = batch;
+        let Batch {
+            sequenced,
+            inbox,
+            covers,
+        } = batch;
         match until_it_works("persist", &stop, || store.persist(sequenced.clone())).await {
             Some(result) => Done::Persisted(result, inbox, covers),
             None => never().await,
@@ -400,13 +421,18 @@ fn publish(
             .collect();
         let mut pause = RETRY_MIN;
         while !records.is_empty() {
-            let results = log.append_all(Topic::Inbox, records.clone(), Urgency::Derived).await;
+            let results = log
+                .append_all(Topic::Inbox, records.clone(), Urgency::Derived)
+                .await;
             let mut results = results.into_iter();
             records.retain(|_| !matches!(results.next(), Some(Ok(_))));
             if records.is_empty() {
                 break;
             }
-            tracing::warn!(count = records.len(), "inbox records not appended, trying again");
+            tracing::warn!(
+                count = records.len(),
+                "inbox records not appended, trying again"
+            );
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
                 () = stop.cancelled() => return never().await,

@@ -88,7 +88,10 @@ impl Slot {
 
     fn trim(&mut self) {
         while self.tail.len() > TAIL_EVENTS_MAX
-            && self.tail.front().is_some_and(|event| event.seq <= self.persisted_seq)
+            && self
+                .tail
+                .front()
+                .is_some_and(|event| event.seq <= self.persisted_seq)
         {
             self.tail.pop_front();
         }
@@ -96,13 +99,22 @@ impl Slot {
 
     /// Whether this message id was never seen from this member: it is above all that were.
     pub(super) fn is_new(&self, send: &Send) -> bool {
-        let max = self.state.member(send.sender).and_then(|member| member.message_id_max);
+        let max = self
+            .state
+            .member(send.sender)
+            .and_then(|member| member.message_id_max);
         max.is_none_or(|max| send.message_id > max)
     }
 
     /// The event of this name, if the memory has it.
-    pub(super) fn find_in_tail(&self, sender: UserId, message_id: MessageId) -> Option<&Arc<Event>> {
-        self.tail.iter().find(|event| event.message_id == message_id && event.sender == sender)
+    pub(super) fn find_in_tail(
+        &self,
+        sender: UserId,
+        message_id: MessageId,
+    ) -> Option<&Arc<Event>> {
+        self.tail
+            .iter()
+            .find(|event| event.message_id == message_id && event.sender == sender)
     }
 
     /// The event of this name: `Err` if the store must be asked.
@@ -121,7 +133,9 @@ impl Slot {
     pub(super) fn names_to_find(&self, max: usize) -> Vec<(UserId, MessageId)> {
         let mut names = Vec::new();
         for pending in &self.queue {
-            let Action::Send(send) = &pending.action else { continue };
+            let Action::Send(send) = &pending.action else {
+                continue;
+            };
             let replay = pending.offset < self.state.applied_end;
             if (replay || !self.is_new(send))
                 && self.find_in_tail(send.sender, send.message_id).is_none()

@@ -1,0 +1,592 @@
+//! The edge: holds the sessions of devices, checks what they say, appends it to the log, and hands
+//! them what the readers of the log made of it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use delivery::{Announcer, Answer, Broadcast, LocalEdge};
+use event_log::{AppendError, EventLog, NewRecord, Topic, Urgency};
+use futures_util::future::BoxFuture;
+use governor::{Quota, RateLimiter, clock::MonotonicClock, state::keyed::DashMapStateStore};
+use parking_lot::Mutex;
+use proto::{
+    error::v1::ErrorReason,
+    log::v1::Verdict,
+    messaging::v1::{self as wire_v1, ClientFrame, client_frame, server_frame},
+};
+use rand::RngExt;
+use runtime::{
+    auth::{Caller, UserCaller, Verifier, user_caller},
+    clock::Clock,
+    ids::{ConversationId, DeviceId, MessageId, UserId},
+    status::ApiError,
+};
+use tokio::sync::oneshot;
+use tonic::{Request, Status, Streaming};
+
+use crate::{
+    codec::{self, Origin},
+    config::Config,
+    directory::Directory,
+    limits::{CALL_DEADLINE, FRAME_BYTES_MAX, SEND_DEADLINE, TEXT_CHARS_MAX, USER_AGENT_BYTES_MAX},
+    model::Marks,
+    store::Store,
+    validate, wire,
+};
+
+mod marks;
+mod server;
+mod session;
+mod sessions;
+mod stream;
+mod sweep;
+
+use self::{
+    marks::MarkBuffer,
+    session::{Session, error_frame},
+    sessions::Sessions,
+    stream::SessionStream,
+};
+pub(crate) use server::SessionServer;
+pub(crate) use session::{rejection, send_unknown};
+
+/// The version of the session's protocol, and the only one so far.
+const PROTOCOL_VERSION: u32 = 1;
+
+/// Calls by user.
+type CallLimiter = RateLimiter<UserId, DashMapStateStore<UserId>, MonotonicClock>;
+
+/// What the edge needs of others.
+pub(crate) struct EdgeParts {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) announcer: Announcer,
+    pub(crate) verifier: Verifier,
+}
+
+/// The edge of this node.
+pub(crate) struct Edge {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn Store>,
+    directory: Arc<Directory>,
+    announcer: Announcer,
+    verifier: Verifier,
+    sessions: Sessions,
+    session_last: AtomicU64,
+    marks: Arc<MarkBuffer>,
+    calls: CallLimiter,
+    call_last: AtomicU64,
+    waiting_calls: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
+}
+
+impl Edge {
+    pub(crate) fn new(parts: EdgeParts) -> Arc<Self> {
+        let EdgeParts {
+            config,
+            clock,
+            log,
+            store,
+            directory,
+            announcer,
+            verifier,
+        } = parts;
+        let quota = Quota::per_second(config.calls_per_second).allow_burst(config.calls_burst);
+        Arc::new(Self {
+            config,
+            clock,
+            log,
+            store,
+            directory,
+            announcer,
+            verifier,
+            sessions: Sessions::new(),
+            // Session ids differ between edges and between starts, so that "all but this session" means
+            // one session in the whole system.
+            session_last: AtomicU64::new(u64::from(rand::rng().random::<u32>()) << 32),
+            marks: MarkBuffer::new(),
+            calls: RateLimiter::new(quota, DashMapStateStore::default(), MonotonicClock),
+            call_last: AtomicU64::new(0),
+            waiting_calls: Mutex::default(),
+        })
+    }
+
+    /// Runs what the sessions share: timers and receipts.
+    pub(crate) fn start(self: &Arc<Self>, tasks: &runtime::shutdown::Tasks) {
+        tasks.spawn(sweep::run(self.clone(), tasks.stop_token()));
+        tasks.spawn(self.marks.clone().run(self.log.clone(), tasks.stop_token()));
+    }
+
+    /// Asks all sessions to reconnect elsewhere, spread over the drain; then ends those that stayed.
+    pub(crate) async fn drain(&self) {
+        let window_ms = u32::try_from(self.config.drain.as_millis()).unwrap_or(u32::MAX);
+        let mut count = 0_usize;
+        for session in self.sessions.all() {
+            let reconnect_after_ms = rand::rng().random_range(0..=window_ms);
+            let frame = wire_v1::GoingAway { reconnect_after_ms };
+            session.answer(wire::push(server_frame::Frame::GoingAway(frame)));
+            count += 1;
+        }
+        if count == 0 {
+            return;
+        }
+        tracing::info!(sessions = count, "asked to reconnect elsewhere");
+        let deadline = tokio::time::Instant::now() + self.config.drain;
+        while self.sessions.all().next().is_some() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for session in self.sessions.all() {
+            session.end(ApiError::new(
+                ErrorReason::GoingAway,
+                "the server is stopping",
+            ));
+        }
+    }
+
+    /// Whether the user may make a call now.
+    pub(crate) fn check_rate(&self, user: UserId) -> Result<(), ApiError> {
+        self.calls.check_key(&user).map_err(|early| {
+            use governor::clock::Clock as _;
+            let wait = early.wait_time_from(MonotonicClock.now());
+            ApiError::retry_after(ErrorReason::RateLimited, "too many calls a second", wait)
+        })
+    }
+
+    // --- streams -----------------------------------------------------------------------------------
+
+    fn open_stream(
+        self: Arc<Self>,
+        request: Request<Streaming<ClientFrame>>,
+    ) -> Result<SessionStream, Status> {
+        let UserCaller {
+            user_id,
+            device_id,
+            expires_unix_ms,
+            ..
+        } = user_caller(&request)?;
+        let id = self.session_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let session = Arc::new(Session::new(id, user_id, device_id, expires_unix_ms));
+        self.sessions.add(session.clone());
+        Ok(SessionStream::new(self, session, request.into_inner()))
+    }
+
+    fn closed(&self, session: &Session) {
+        self.forget(session);
+    }
+
+    /// The session gets nothing more.
+    fn forget(&self, session: &Session) {
+        if self.sessions.remove(session) {
+            self.announcer.closed(session.user, session.id);
+        }
+    }
+
+    /// Refuses a frame for now.
+    fn refuse(&self, session: &Session, frame: ClientFrame, error: &ApiError) {
+        let mut message_id = None;
+        if let Some(client_frame::Frame::Send(send)) = &frame.frame
+            && let Ok(conversation) = ConversationId::parse(&send.conversation_id)
+            && let Ok(id) = MessageId::parse(&send.message_id)
+        {
+            session.refused(conversation, id);
+            message_id = Some(id);
+        }
+        session.answer(error_frame(frame.request_id, error, message_id));
+    }
+
+    /// Carries out a frame; what it must wait for is the answer. An error answers the frame.
+    fn handle(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: ClientFrame,
+    ) -> Result<Option<BoxFuture<'static, ()>>, ApiError> {
+        let request_id = frame.request_id;
+        match frame.frame {
+            Some(client_frame::Frame::Hello(hello)) => {
+                session.begin()?;
+                Ok(self.hello(session, request_id, &hello))
+            }
+            Some(client_frame::Frame::Send(send)) => Ok(self.send(session, request_id, send)),
+            Some(client_frame::Frame::Delivered(mark)) => {
+                let conversation = validate::conversation(
+                    session.user,
+                    &mark.conversation_id,
+                    "delivered.conversation_id",
+                )?;
+                let delivered = validate::watermark(mark.up_to, "delivered.up_to")?;
+                self.marks.add(
+                    conversation,
+                    session.user,
+                    Marks {
+                        delivered,
+                        ..Marks::default()
+                    },
+                )?;
+                Ok(None)
+            }
+            Some(client_frame::Frame::Read(mark)) => {
+                let conversation = validate::conversation(
+                    session.user,
+                    &mark.conversation_id,
+                    "read.conversation_id",
+                )?;
+                let read = validate::watermark(mark.up_to, "read.up_to")?;
+                self.marks.add(
+                    conversation,
+                    session.user,
+                    Marks {
+                        read,
+                        ..Marks::default()
+                    },
+                )?;
+                Ok(None)
+            }
+            Some(client_frame::Frame::Heartbeat(_)) => Ok(None),
+            Some(client_frame::Frame::RenewToken(renew)) => {
+                self.renew(session, request_id, &renew.access_token)?;
+                Ok(None)
+            }
+            None => Err(ApiError::new(
+                ErrorReason::FrameUnknown,
+                "the frame has no content that this server knows",
+            )),
+        }
+    }
+
+    // --- hello and tokens --------------------------------------------------------------------------
+
+    fn hello(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request_id: u64,
+        hello: &wire_v1::Hello,
+    ) -> Option<BoxFuture<'static, ()>> {
+        if hello.protocol_version < PROTOCOL_VERSION {
+            session.end(ApiError::field(
+                ErrorReason::ProtocolVersionUnsupported,
+                "hello.protocol_version",
+                format!("this server speaks version {PROTOCOL_VERSION}"),
+            ));
+            return None;
+        }
+        if hello.user_agent.len() > USER_AGENT_BYTES_MAX {
+            session.end(ApiError::field(
+                ErrorReason::FieldOutOfRange,
+                "hello.user_agent",
+                format!("at most {USER_AGENT_BYTES_MAX} bytes"),
+            ));
+            return None;
+        }
+        let (edge, session) = (self.clone(), session.clone());
+        Some(Box::pin(
+            async move { edge.welcome(&session, request_id).await },
+        ))
+    }
+
+    async fn welcome(&self, session: &Arc<Session>, request_id: u64) {
+        if let Some(older) = self.sessions.open(session.clone()) {
+            older.end(ApiError::new(
+                ErrorReason::SessionReplaced,
+                "the same device opened a newer session",
+            ));
+            self.announcer.closed(older.user, older.id);
+        }
+        // Known to senders before the version is read: what comes after that version is pushed.
+        self.announcer.opened(session.user, session.id).await;
+        let heads = self.store.inbox_heads(vec![session.user]);
+        let head = match tokio::time::timeout(CALL_DEADLINE, heads).await {
+            Ok(Ok(heads)) => heads.first().copied().unwrap_or_default(),
+            Ok(Err(error)) => return session.end(ApiError::unavailable(&error)),
+            Err(elapsed) => return session.end(ApiError::unavailable(&elapsed)),
+        };
+        let ms = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let welcome = wire_v1::Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            user_id: session.user.to_string(),
+            device_id: session.device.to_string(),
+            inbox_version: head.version,
+            server_time_unix_ms: self.clock.now_unix_ms(),
+            heartbeat_interval_ms: ms(self.config.heartbeat_interval),
+            limits: Some(wire_v1::SessionLimits {
+                text_chars_max: count(TEXT_CHARS_MAX),
+                frame_bytes_max: count(FRAME_BYTES_MAX),
+                in_flight_max: count(self.config.session_in_flight_max),
+                frames_per_second: self.config.session_frames_per_second.get(),
+                frames_burst: self.config.session_burst.get(),
+            }),
+        };
+        let frame = wire::answer(request_id, server_frame::Frame::Welcome(welcome));
+        session.welcome(frame, self.config.heartbeat_interval);
+    }
+
+    fn renew(&self, session: &Session, request_id: u64, token: &str) -> Result<(), ApiError> {
+        let expires_unix_ms = match self.verifier.verify(token)? {
+            Caller::User(user)
+                if user.user_id == session.user && user.device_id == session.device =>
+            {
+                user.expires_unix_ms
+            }
+            _ => {
+                return Err(ApiError::field(
+                    ErrorReason::TokenInvalid,
+                    "renew_token.access_token",
+                    "the token is not one of this device",
+                ));
+            }
+        };
+        session.renewed(expires_unix_ms);
+        let frame = wire_v1::TokenRenewed { expires_unix_ms };
+        session.answer(wire::answer(
+            request_id,
+            server_frame::Frame::TokenRenewed(frame),
+        ));
+        Ok(())
+    }
+
+    // --- sends -------------------------------------------------------------------------------------
+
+    fn send(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request_id: u64,
+        send: wire_v1::Send,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let checked = check_send(
+            session.user,
+            &send.conversation_id,
+            &send.message_id,
+            &send.text,
+            "send.",
+        );
+        let (conversation, message_id) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                let message_id = MessageId::parse(&send.message_id).ok();
+                session.answer(error_frame(request_id, &error, message_id));
+                return None;
+            }
+        };
+        let peer = conversation.peer_of(session.user)?;
+        if self.directory.is_known(peer) {
+            self.admit(session, request_id, conversation, message_id, send.text);
+            return None;
+        }
+        let (edge, session) = (self.clone(), session.clone());
+        Some(Box::pin(async move {
+            match edge.check_peer(peer).await {
+                Ok(()) => edge.admit(&session, request_id, conversation, message_id, send.text),
+                Err(error) => {
+                    if error.reason != ErrorReason::ConversationNotFound {
+                        session.refused(conversation, message_id);
+                    }
+                    session.answer(error_frame(request_id, &error, Some(message_id)));
+                }
+            }
+        }))
+    }
+
+    async fn check_peer(&self, peer: UserId) -> Result<(), ApiError> {
+        if self.directory.exists(peer).await? {
+            return Ok(());
+        }
+        Err(ApiError::field(
+            ErrorReason::ConversationNotFound,
+            "conversation_id",
+            "there is no such conversation",
+        ))
+    }
+
+    fn admit(
+        &self,
+        session: &Arc<Session>,
+        request_id: u64,
+        conversation: ConversationId,
+        message_id: MessageId,
+        text: String,
+    ) {
+        let in_flight_max = self.config.session_in_flight_max;
+        let admitted = session.admit(request_id, conversation, message_id, in_flight_max);
+        let request_no = match admitted {
+            Ok(request_no) => request_no,
+            Err(error) => {
+                return session.answer(error_frame(request_id, &error, Some(message_id)));
+            }
+        };
+        let origin = self.origin(session.id, request_no);
+        let record = send_record(conversation, session.user, message_id, text, origin);
+        let session = session.clone();
+        let done = move |result: Result<_, AppendError>| {
+            // The verdict is the answer; only its absence is told here.
+            if let Err(error) = result {
+                session.not_appended(request_no, &append_error(&error));
+            }
+        };
+        self.log
+            .append(Topic::Messages, record, Urgency::Now, Box::new(done));
+    }
+
+    fn origin(&self, session_id: u64, request_id: u64) -> Origin {
+        Origin {
+            edge: self.config.advertised_edge.clone(),
+            session_id,
+            request_id,
+        }
+    }
+
+    /// A send as a call.
+    pub(crate) async fn send_message(
+        &self,
+        user: UserId,
+        request: wire_v1::SendMessageRequest,
+    ) -> Result<Verdict, ApiError> {
+        let wire_v1::SendMessageRequest {
+            conversation_id,
+            message_id,
+            text,
+        } = request;
+        let (conversation, message_id) =
+            check_send(user, &conversation_id, &message_id, &text, "")?;
+        if let Some(peer) = conversation.peer_of(user) {
+            self.check_peer(peer).await?;
+        }
+        let call = self.call_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answer, answered) = oneshot::channel();
+        self.waiting_calls.lock().insert(call, answer);
+        let _guard = CallGuard { edge: self, call };
+        let record = send_record(conversation, user, message_id, text, self.origin(0, call));
+        self.append(record).await?;
+        match tokio::time::timeout(SEND_DEADLINE, answered).await {
+            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Err(_)) | Err(_) => Err(send_unknown()),
+        }
+    }
+
+    /// Puts a user's read watermark into the log; answers when it is durable.
+    pub(crate) async fn mark_read(
+        &self,
+        user: UserId,
+        conversation: ConversationId,
+        marks: Marks,
+    ) -> Result<(), ApiError> {
+        self.append(NewRecord {
+            key: Bytes::copy_from_slice(conversation.as_bytes()),
+            payload: codec::encode_marks(conversation, &[(user, marks)]),
+            headers: Vec::new(),
+        })
+        .await
+    }
+
+    async fn append(&self, record: NewRecord) -> Result<(), ApiError> {
+        let append = self
+            .log
+            .append_all(Topic::Messages, vec![record], Urgency::Now);
+        match tokio::time::timeout(SEND_DEADLINE, append).await {
+            Ok(results) => match results.into_iter().next() {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(error)) => Err(append_error(&error)),
+                None => Err(send_unknown()),
+            },
+            Err(_) => Err(send_unknown()),
+        }
+    }
+}
+
+/// Forgets a call that nobody waits for any more.
+struct CallGuard<'a> {
+    edge: &'a Edge,
+    call: u64,
+}
+
+impl Drop for CallGuard<'_> {
+    fn drop(&mut self) {
+        self.edge.waiting_calls.lock().remove(&self.call);
+    }
+}
+
+fn check_send(
+    user: UserId,
+    conversation_id: &str,
+    message_id: &str,
+    text: &str,
+    prefix: &str,
+) -> Result<(ConversationId, MessageId), ApiError> {
+    let field = |name: &str| format!("{prefix}{name}");
+    let message_id = validate::message_id(message_id, &field("message_id"))?;
+    let conversation = validate::conversation(user, conversation_id, &field("conversation_id"))?;
+    validate::text(text, &field("text"))?;
+    Ok((conversation, message_id))
+}
+
+fn send_record(
+    conversation: ConversationId,
+    sender: UserId,
+    message_id: MessageId,
+    text: String,
+    origin: Origin,
+) -> NewRecord {
+    NewRecord {
+        key: Bytes::copy_from_slice(conversation.as_bytes()),
+        payload: codec::encode_send(conversation, sender, message_id, text, origin),
+        headers: Vec::new(),
+    }
+}
+
+fn append_error(error: &AppendError) -> ApiError {
+    match error {
+        AppendError::Full => ApiError::retry_after(
+            ErrorReason::Overloaded,
+            "the server has as much to do as it may",
+            Duration::from_secs(1),
+        ),
+        AppendError::Failed(_) | AppendError::Closed => ApiError::unavailable(error),
+        AppendError::TooLarge => ApiError::internal(error),
+        AppendError::Unknown(_) => send_unknown(),
+    }
+}
+
+impl LocalEdge for Edge {
+    fn broadcast(&self, item: &Broadcast) -> u32 {
+        let mut missed = 0;
+        for user in item.users.iter() {
+            let found = self.sessions.for_user(*user, |session| {
+                if session.id != item.except_session_id {
+                    session.push(&item.frame);
+                }
+            });
+            missed += u32::from(!found);
+        }
+        missed
+    }
+
+    fn answer(&self, answer: Answer) {
+        if answer.session_id == 0 {
+            if let Some(call) = self.waiting_calls.lock().remove(&answer.request_id) {
+                let _ = call.send(answer.verdict);
+            }
+        } else if let Some(session) = self.sessions.get(answer.session_id) {
+            session.verdict(answer.request_id, &answer.verdict);
+        }
+    }
+
+    fn end_sessions(&self, user: UserId, device: DeviceId) {
+        for session in self.sessions.of_device(user, device) {
+            session.end(ApiError::new(
+                ErrorReason::DeviceRevoked,
+                "the device was logged out",
+            ));
+            self.forget(&session);
+        }
+    }
+}

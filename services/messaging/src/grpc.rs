@@ -1,0 +1,476 @@
+//! `MessagingService`: checks and converts, nothing else.
+
+use std::{collections::HashSet, sync::Arc};
+
+use prost::Message as _;
+use proto::{
+    error::v1::ErrorReason,
+    log::v1 as log,
+    messaging::v1::{self as wire_v1, messaging_service_server::MessagingService},
+};
+use runtime::{
+    auth::user_caller,
+    ids::{ConversationId, UserId},
+    page_token::{self, page_size},
+    status::ApiError,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    directory::Directory,
+    edge::{Edge, rejection},
+    limits::{
+        ANSWER_BYTES_MAX, CHANGES_PAGE_DEFAULT, CHANGES_PAGE_MAX, CONVERSATIONS_PAGE_DEFAULT,
+        CONVERSATIONS_PAGE_MAX, EVENTS_PAGE_DEFAULT, EVENTS_PAGE_MAX, RANGES_MAX,
+    },
+    model::{InboxRow, Marks},
+    read::{Page, PageRequest, Reader, read_error},
+    store::Store,
+    validate, wire,
+};
+
+/// The service, as gRPC calls it.
+pub(crate) struct Grpc {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) reader: Reader,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) directory: Arc<Directory>,
+}
+
+impl Grpc {
+    /// Who calls; too many calls are refused here.
+    fn caller<T>(&self, request: &Request<T>) -> Result<UserId, ApiError> {
+        let user = user_caller(request)?.user_id;
+        self.edge.check_rate(user)?;
+        Ok(user)
+    }
+
+    /// Rows with the profiles of the peers, so that no screen asks again for each.
+    async fn rows(
+        &self,
+        user: UserId,
+        rows: &[InboxRow],
+    ) -> Result<Vec<wire_v1::Conversation>, ApiError> {
+        let peers: Vec<UserId> = rows
+            .iter()
+            .filter_map(|row| row.conversation.peer_of(user))
+            .collect();
+        let mut snippets = self.directory.snippets(&peers).await?;
+        let conversations = rows.iter().map(|row| {
+            let mut conversation = wire::conversation(user, row);
+            conversation.peer = row
+                .conversation
+                .peer_of(user)
+                .and_then(|peer| snippets.remove(&peer));
+            conversation
+        });
+        Ok(conversations.collect())
+    }
+
+    async fn conversation(
+        &self,
+        user: UserId,
+        conversation: ConversationId,
+        missing: ErrorReason,
+        field: &str,
+    ) -> Result<wire_v1::Conversation, ApiError> {
+        let row = self.reader.row(user, conversation).await?;
+        let conversations = self.rows(user, &[row]).await?;
+        conversations
+            .into_iter()
+            .next()
+            .filter(|conversation| conversation.peer.is_some())
+            .ok_or_else(|| ApiError::field(missing, field, "there is no such user"))
+    }
+}
+
+#[tonic::async_trait]
+impl MessagingService for Grpc {
+    async fn open_direct_conversation(
+        &self,
+        request: Request<wire_v1::OpenDirectConversationRequest>,
+    ) -> Result<Response<wire_v1::OpenDirectConversationResponse>, Status> {
+        let user = self.caller(&request)?;
+        let peer = validate::user_id(&request.get_ref().user_id, "user_id")?;
+        let conversation = ConversationId::direct(user, peer).map_err(|_| {
+            ApiError::field(
+                ErrorReason::FieldMalformed,
+                "user_id",
+                "must be another user",
+            )
+        })?;
+        let conversation = self
+            .conversation(user, conversation, ErrorReason::UserNotFound, "user_id")
+            .await?;
+        Ok(Response::new(wire_v1::OpenDirectConversationResponse {
+            conversation: Some(conversation),
+        }))
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<wire_v1::SendMessageRequest>,
+    ) -> Result<Response<wire_v1::SendMessageResponse>, Status> {
+        let user = self.caller(&request)?;
+        let request = request.into_inner();
+        let (conversation_id, message_id) =
+            (request.conversation_id.clone(), request.message_id.clone());
+        let verdict = self.edge.send_message(user, request).await?.verdict;
+        let Some(log::verdict::Verdict::Accepted(accepted)) = verdict else {
+            return Err(rejection(&verdict).into());
+        };
+        Ok(Response::new(wire_v1::SendMessageResponse {
+            conversation_id,
+            message_id,
+            seq: accepted.seq,
+            message_index: accepted.message_index,
+            time_unix_ms: accepted.time_unix_ms,
+            duplicate: accepted.duplicate,
+        }))
+    }
+
+    async fn get_send_status(
+        &self,
+        request: Request<wire_v1::GetSendStatusRequest>,
+    ) -> Result<Response<wire_v1::GetSendStatusResponse>, Status> {
+        use wire_v1::get_send_status_response::{Accepted, Status as SendStatus};
+        let user = self.caller(&request)?;
+        let request = request.get_ref();
+        let conversation =
+            validate::conversation(user, &request.conversation_id, "conversation_id")?;
+        let message_id = validate::message_id(&request.message_id, "message_id")?;
+        let status = match self.reader.find(conversation, user, message_id).await? {
+            Ok(event) => SendStatus::Accepted(Accepted {
+                seq: event.seq,
+                message_index: event.message_index,
+                time_unix_ms: event.time_unix_ms,
+            }),
+            Err(head_seq) => SendStatus::NotAcceptedAsOfSeq(head_seq),
+        };
+        Ok(Response::new(wire_v1::GetSendStatusResponse {
+            status: Some(status),
+        }))
+    }
+
+    async fn list_conversations(
+        &self,
+        request: Request<wire_v1::ListConversationsRequest>,
+    ) -> Result<Response<wire_v1::ListConversationsResponse>, Status> {
+        let user = self.caller(&request)?;
+        let request = request.get_ref();
+        let limit = page_size(
+            request.page_size,
+            CONVERSATIONS_PAGE_DEFAULT,
+            CONVERSATIONS_PAGE_MAX,
+            "page_size",
+        )?;
+        let scope = ("ListConversations", user);
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => Some(list_cursor(&page_token::decode(
+                &scope,
+                token,
+                "page_token",
+            )?)?),
+        };
+        self.reader
+            .wait_for_inbox(user, request.min_inbox_version)
+            .await?;
+        // One more than asked, to know whether there is a next page.
+        let (head, mut rows) = self
+            .store
+            .list_inbox(user, before, limit + 1)
+            .await
+            .map_err(read_error)?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_page_token = match rows.last().filter(|_| more) {
+            Some(row) => page_token::encode(&scope, &list_cursor_bytes(row)),
+            None => String::new(),
+        };
+        Ok(Response::new(wire_v1::ListConversationsResponse {
+            conversations: self.rows(user, &rows).await?,
+            next_page_token,
+            inbox_version: head.version,
+            unread_total: head.unread_total,
+        }))
+    }
+
+    async fn get_conversation(
+        &self,
+        request: Request<wire_v1::GetConversationRequest>,
+    ) -> Result<Response<wire_v1::GetConversationResponse>, Status> {
+        let user = self.caller(&request)?;
+        let field = "conversation_id";
+        let conversation = validate::conversation(user, &request.get_ref().conversation_id, field)?;
+        let conversation = self
+            .conversation(user, conversation, ErrorReason::ConversationNotFound, field)
+            .await?;
+        Ok(Response::new(wire_v1::GetConversationResponse {
+            conversation: Some(conversation),
+        }))
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<wire_v1::ListChangesRequest>,
+    ) -> Result<Response<wire_v1::ListChangesResponse>, Status> {
+        let user = self.caller(&request)?;
+        let request = request.get_ref();
+        let limit = page_size(
+            request.page_size,
+            CHANGES_PAGE_DEFAULT,
+            CHANGES_PAGE_MAX,
+            "page_size",
+        )?;
+        self.reader
+            .wait_for_inbox(user, request.min_inbox_version)
+            .await?;
+        let (head, mut rows) = self
+            .store
+            .inbox_changes(user, request.after_version, limit + 1)
+            .await
+            .map_err(read_error)?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let version = match rows.last().filter(|_| more) {
+            Some(row) => row.version,
+            None => head.version.max(request.after_version),
+        };
+        Ok(Response::new(wire_v1::ListChangesResponse {
+            conversations: self.rows(user, &rows).await?,
+            version,
+            more,
+            unread_total: head.unread_total,
+        }))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<wire_v1::ListMessagesRequest>,
+    ) -> Result<Response<wire_v1::ListMessagesResponse>, Status> {
+        let user = self.caller(&request)?;
+        let ranges = &request.get_ref().ranges;
+        let requests = page_requests(user, ranges.len(), ranges.iter().map(message_range))?;
+        let mut pages = Vec::with_capacity(requests.len());
+        let mut room = ANSWER_BYTES_MAX;
+        for mut request in requests {
+            request.bytes_max = room;
+            let page = match room {
+                0 => no_room(),
+                _ => self.reader.messages(request).await?,
+            };
+            room = room.saturating_sub(page.bytes());
+            let indexes = || page.events.iter().map(|event| event.message_index);
+            let as_of = page.head_seq;
+            pages.push(wire_v1::MessagePage {
+                conversation_id: request.conversation.to_string(),
+                from_message_index: indexes().min().unwrap_or(0),
+                to_message_index: indexes().max().unwrap_or(0),
+                messages: page
+                    .events
+                    .iter()
+                    .map(|event| wire::shown_message(event))
+                    .collect(),
+                as_of_seq: if request.as_of_seq > 0 {
+                    as_of.min(request.as_of_seq)
+                } else {
+                    as_of
+                },
+                more: page.more,
+            });
+        }
+        Ok(Response::new(wire_v1::ListMessagesResponse { pages }))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<wire_v1::ListEventsRequest>,
+    ) -> Result<Response<wire_v1::ListEventsResponse>, Status> {
+        let user = self.caller(&request)?;
+        let ranges = &request.get_ref().ranges;
+        let requests = page_requests(user, ranges.len(), ranges.iter().map(event_range))?;
+        let mut pages = Vec::with_capacity(requests.len());
+        let mut room = ANSWER_BYTES_MAX;
+        for mut request in requests {
+            request.bytes_max = room;
+            let page = match room {
+                0 => no_room(),
+                _ => self.reader.events(request).await?,
+            };
+            room = room.saturating_sub(page.bytes());
+            pages.push(wire_v1::EventPage {
+                conversation_id: request.conversation.to_string(),
+                from_seq: page.from,
+                to_seq: page.to,
+                events: page.events.iter().map(|event| wire::event(event)).collect(),
+                last_seq: page.head_seq,
+                more: page.more,
+            });
+        }
+        let response = wire_v1::ListEventsResponse { pages };
+        debug_assert!(response.encoded_len() < 2 * ANSWER_BYTES_MAX);
+        Ok(Response::new(response))
+    }
+
+    async fn mark_read(
+        &self,
+        request: Request<wire_v1::MarkReadRequest>,
+    ) -> Result<Response<wire_v1::MarkReadResponse>, Status> {
+        let user = self.caller(&request)?;
+        let request = request.into_inner();
+        let conversation =
+            validate::conversation(user, &request.conversation_id, "conversation_id")?;
+        let read = validate::watermark(request.up_to, "up_to")?;
+        self.edge
+            .mark_read(
+                user,
+                conversation,
+                Marks {
+                    read,
+                    ..Marks::default()
+                },
+            )
+            .await?;
+        Ok(Response::new(wire_v1::MarkReadResponse {}))
+    }
+
+    async fn get_unread_total(
+        &self,
+        request: Request<wire_v1::GetUnreadTotalRequest>,
+    ) -> Result<Response<wire_v1::GetUnreadTotalResponse>, Status> {
+        let user = self.caller(&request)?;
+        let head = self
+            .reader
+            .wait_for_inbox(user, request.get_ref().min_inbox_version)
+            .await?;
+        Ok(Response::new(wire_v1::GetUnreadTotalResponse {
+            unread_total: head.unread_total,
+            inbox_version: head.version,
+        }))
+    }
+}
+
+/// A range as it was asked for, before it is checked.
+struct Asked<'a> {
+    conversation_id: &'a str,
+    after: u64,
+    before: u64,
+    min_seq: u64,
+    as_of_seq: u64,
+    page_size: i32,
+    order: i32,
+}
+
+fn event_range(range: &wire_v1::EventRange) -> Asked<'_> {
+    Asked {
+        conversation_id: &range.conversation_id,
+        after: range.after_seq,
+        before: range.before_seq,
+        min_seq: range.min_seq,
+        as_of_seq: 0,
+        page_size: range.page_size,
+        order: range.order,
+    }
+}
+
+fn message_range(range: &wire_v1::MessageRange) -> Asked<'_> {
+    Asked {
+        conversation_id: &range.conversation_id,
+        after: range.after_message_index,
+        before: range.before_message_index,
+        min_seq: range.min_seq,
+        as_of_seq: range.as_of_seq,
+        page_size: range.page_size,
+        order: range.order,
+    }
+}
+
+/// Checks all ranges before the first is read.
+fn page_requests<'a>(
+    user: UserId,
+    count: usize,
+    ranges: impl Iterator<Item = Asked<'a>>,
+) -> Result<Vec<PageRequest>, ApiError> {
+    if count == 0 || count > RANGES_MAX {
+        return Err(ApiError::field(
+            ErrorReason::FieldOutOfRange,
+            "ranges",
+            format!("1 to {RANGES_MAX} ranges"),
+        ));
+    }
+    let mut seen = HashSet::with_capacity(count);
+    let mut requests = Vec::with_capacity(count);
+    for (at, asked) in ranges.enumerate() {
+        let field = |name: &str| format!("ranges[{at}].{name}");
+        let conversation =
+            validate::conversation(user, asked.conversation_id, &field("conversation_id"))?;
+        if !seen.insert(conversation) {
+            return Err(ApiError::field(
+                ErrorReason::FieldMalformed,
+                field("conversation_id"),
+                "each range is of another conversation",
+            ));
+        }
+        let order = wire_v1::Order::try_from(asked.order).map_err(|_| {
+            ApiError::field(
+                ErrorReason::FieldOutOfRange,
+                field("order"),
+                "no such order",
+            )
+        })?;
+        requests.push(PageRequest {
+            conversation,
+            after: asked.after,
+            before: asked.before,
+            min_seq: asked.min_seq,
+            as_of_seq: asked.as_of_seq,
+            newest_first: order == wire_v1::Order::NewestFirst,
+            limit: page_size(
+                asked.page_size,
+                EVENTS_PAGE_DEFAULT,
+                EVENTS_PAGE_MAX,
+                &field("page_size"),
+            )?,
+            bytes_max: ANSWER_BYTES_MAX,
+        });
+    }
+    Ok(requests)
+}
+
+/// The page of a range for which the answer had no room.
+const fn no_room() -> Page {
+    Page {
+        from: 0,
+        to: 0,
+        events: Vec::new(),
+        head_seq: 0,
+        more: true,
+    }
+}
+
+fn list_cursor_bytes(row: &InboxRow) -> Vec<u8> {
+    let time = row
+        .preview
+        .as_ref()
+        .map_or(0, |preview| preview.time_unix_ms);
+    let mut bytes = time.to_le_bytes().to_vec();
+    bytes.extend_from_slice(row.conversation.as_bytes());
+    bytes
+}
+
+fn list_cursor(bytes: &[u8]) -> Result<(i64, ConversationId), ApiError> {
+    let cursor = bytes
+        .split_first_chunk::<8>()
+        .and_then(|(time, conversation)| {
+            let conversation = ConversationId::from_slice(conversation).ok()?;
+            Some((i64::from_le_bytes(*time), conversation))
+        });
+    cursor.ok_or_else(|| {
+        ApiError::field(
+            ErrorReason::PageTokenInvalid,
+            "page_token",
+            "not a page token",
+        )
+    })
+}

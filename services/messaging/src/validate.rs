@@ -1,0 +1,104 @@
+//! What a client may say: checked here once, for sessions and for calls.
+
+use proto::{error::v1::ErrorReason, messaging::v1 as wire};
+use runtime::{
+    ids::{ConversationId, InvalidId, MessageId, UserId},
+    status::ApiError,
+};
+
+use crate::{limits::TEXT_CHARS_MAX, model::Watermark};
+
+/// A conversation that `user` is a member of.
+pub(crate) fn conversation(
+    user: UserId,
+    text: &str,
+    field: &str,
+) -> Result<ConversationId, ApiError> {
+    let conversation = id(text, field, ConversationId::parse)?;
+    if conversation.peer_of(user).is_none() {
+        return Err(ApiError::field(
+            ErrorReason::NotAMember,
+            field,
+            "the caller is not a member of the conversation",
+        ));
+    }
+    Ok(conversation)
+}
+
+/// The name of a message.
+pub(crate) fn message_id(text: &str, field: &str) -> Result<MessageId, ApiError> {
+    id(text, field, MessageId::parse)
+}
+
+/// A user.
+pub(crate) fn user_id(text: &str, field: &str) -> Result<UserId, ApiError> {
+    id(text, field, UserId::parse)
+}
+
+fn id<T>(
+    text: &str,
+    field: &str,
+    parse: impl FnOnce(&str) -> Result<T, InvalidId>,
+) -> Result<T, ApiError> {
+    if text.is_empty() {
+        return Err(ApiError::field(
+            ErrorReason::FieldRequired,
+            field,
+            "required",
+        ));
+    }
+    parse(text)
+        .map_err(|error| ApiError::field(ErrorReason::FieldMalformed, field, error.to_string()))
+}
+
+/// The text of a message (F1).
+pub(crate) fn text(text: &str, field: &str) -> Result<(), ApiError> {
+    if text.is_empty() {
+        return Err(ApiError::field(
+            ErrorReason::FieldRequired,
+            field,
+            "a message has a text",
+        ));
+    }
+    // A character has at least one byte, so most texts need no counting.
+    if text.len() > TEXT_CHARS_MAX {
+        let chars = text.chars().count();
+        if chars > TEXT_CHARS_MAX {
+            return Err(ApiError::field(
+                ErrorReason::TextTooLong,
+                field,
+                format!("{chars} characters; at most {TEXT_CHARS_MAX} are allowed"),
+            ));
+        }
+    }
+    if text.contains('\0') {
+        return Err(ApiError::field(
+            ErrorReason::TextNotStorable,
+            field,
+            "the text contains U+0000",
+        ));
+    }
+    Ok(())
+}
+
+/// A watermark, which must be there and name an event.
+pub(crate) fn watermark(mark: Option<wire::Watermark>, field: &str) -> Result<Watermark, ApiError> {
+    let Some(mark) = mark.filter(|mark| mark.seq > 0) else {
+        return Err(ApiError::field(
+            ErrorReason::FieldRequired,
+            field,
+            "seq and message_index of an event are required",
+        ));
+    };
+    if mark.message_index > mark.seq {
+        return Err(ApiError::field(
+            ErrorReason::FieldOutOfRange,
+            field,
+            "message_index is never above seq",
+        ));
+    }
+    Ok(Watermark {
+        seq: mark.seq,
+        message_index: mark.message_index,
+    })
+}
