@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub mod embedded;
+pub mod partitioner;
+#[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
 /// A topic of the log. Closed: each has one meaning, documented in `log.proto`.
@@ -68,7 +70,11 @@ pub struct NewRecord {
 /// Largest payload. A message has below 4 KiB; the rest is room for coalesced marks.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 
-/// A record of the log.
+/// Largest key and headers together. Keys are ids of below 100 bytes, headers a trace context.
+pub const KEY_AND_HEADERS_BYTES_MAX: usize = 16 * 1024;
+
+/// A record of the log. Its bytes may share memory with the records around it: copy what is kept for
+/// longer than it takes to deal with the record.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// Its place in the partition; grows, perhaps with gaps.
@@ -98,7 +104,8 @@ pub enum AppendError {
     /// The log holds as much as it may, or as many appends wait as may. Nothing was written.
     #[error("the log is full")]
     Full,
-    /// The record is larger than [`PAYLOAD_BYTES_MAX`]. Nothing was written.
+    /// The record is larger than [`PAYLOAD_BYTES_MAX`] or [`KEY_AND_HEADERS_BYTES_MAX`] allow. Nothing
+    /// was written.
     #[error("the record is too large")]
     TooLarge,
     /// The log cannot write now. Nothing was written.
@@ -146,7 +153,8 @@ pub enum Urgency {
     Derived,
 }
 
-/// Called once with the result of an append, from any thread; must not block.
+/// Called once with the result of an append, from any thread (the caller's when it is refused at once,
+/// otherwise one of the log's own, which writes nothing meanwhile). Must be quick and must not block.
 pub type OnAppended = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 
 /// A partitioned, durable, ordered log.
@@ -164,6 +172,7 @@ pub trait EventLog: Send + Sync + 'static {
     fn append(&self, topic: Topic, record: NewRecord, urgency: Urgency, done: OnAppended);
 
     /// Joins a group of readers: each partition of the topic is read by one member of the group.
+    /// Fails if the log was not told of the group when it was opened (embedded).
     async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError>;
 
     /// Appends records and waits until all are durable. The answer has one result for each.
@@ -197,12 +206,14 @@ pub trait EventLog: Send + Sync + 'static {
 #[async_trait]
 pub trait Membership: Send {
     /// The next partition that this member is to read. Waits while there is none. A partition comes
-    /// again if it was revoked and given back.
+    /// again if it was revoked and given back. Before that, its reader before has answered
+    /// [`LogError::Revoked`] or is dropped, or was given time enough to. Cancel safe.
     async fn assigned(&mut self) -> Result<Box<dyn PartitionReader>, LogError>;
 }
 
-/// Reads one partition. Dropping it before it is revoked leaves the partition unread until the
-/// member leaves the group.
+/// Reads one partition, at first from where its group has committed, or from the first record. Who
+/// keeps positions of its own seeks before it reads. Dropping it before it is revoked leaves the
+/// partition unread until the member leaves the group.
 #[async_trait]
 pub trait PartitionReader: Send {
     /// Which partition.
@@ -216,10 +227,12 @@ pub trait PartitionReader: Send {
     async fn seek(&mut self, offset: u64) -> Result<(), LogError>;
 
     /// The next records, at least one and at most `max`; waits for them. After
-    /// [`LogError::Revoked`] there are no more. Cancel safe: records are lost to no one.
+    /// [`LogError::Revoked`] there are no more. After [`LogError::Failed`] another call tries the same
+    /// records again. Cancel safe: records are lost to no one.
     async fn next(&mut self, max: usize) -> Result<Vec<Record>, LogError>;
 
     /// Everything below `offset` is durably dealt with by this group. A hint: the embedded log deletes
-    /// what all groups have passed, Kafka shows it to operators. Never blocks.
+    /// what all groups have passed, Kafka shows it to operators. Never goes back, never blocks, and
+    /// does nothing once the partition is revoked.
     fn commit(&self, offset: u64);
 }
