@@ -323,6 +323,3 @@ impl AnnounceStream<'_> {
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
     }
 }
-
-#[cfg(test)]
-mod tests;

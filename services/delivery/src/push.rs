@@ -433,6 +433,3 @@ async fn one_stream(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -227,4 +227,19 @@ impl Routes {
     pub(crate) fn len(&self) -> usize {
         self.cache.len()
     }
+
+    #[cfg(test)]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.validity.lock().watched
+    }
+
+    /// Changes that were told while the running look-up, if any, was under way.
+    #[cfg(test)]
+    pub(crate) fn changes(&self) -> usize {
+        self.validity
+            .lock()
+            .changed
+            .as_ref()
+            .map_or(0, HashSet::len)
+    }
 }

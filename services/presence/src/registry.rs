@@ -36,7 +36,7 @@ pub(crate) struct Now {
 /// A user and the addresses of his edges; none = no session, or not leased any more.
 pub(crate) type UserRoute = (UserId, Vec<Arc<str>>);
 
-/// Users that came or went, and when: to be noted as seen.
+/// Users that came, or ended a session, and when: to be noted as seen.
 pub(crate) type Seen = Vec<(UserId, i64)>;
 
 /// Who has sessions where.
@@ -248,9 +248,10 @@ impl Registry {
         if entry.remove(Held { edge, session_id }) {
             tell(&mut self.watches, &self.config, user, entry, now_s);
         }
+        // Not only the last session to go: one that is in its grace may go after it, and earlier.
+        seen.push((user, seen_unix_ms));
         if entry.sessions().is_empty() {
             self.users.remove(&user);
-            seen.push((user, seen_unix_ms));
         }
     }
 }

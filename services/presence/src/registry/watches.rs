@@ -121,6 +121,19 @@ impl Watches {
         Ok(changes)
     }
 
+    #[cfg(test)]
+    pub(super) fn untold(&self, number: u32) -> Vec<UserId> {
+        let watch = self.by_number.get(&number);
+        watch.map_or_else(Vec::new, |watch| watch.changed.iter().copied().collect())
+    }
+
+    #[cfg(test)]
+    pub(super) fn leases(&self, number: u32) -> usize {
+        self.by_number
+            .get(&number)
+            .map_or(0, |watch| watch.leases.len())
+    }
+
     /// Takes out the leases that may have ended.
     pub(super) fn expired(&mut self, now_s: u32) -> Vec<(u32, UserId)> {
         let mut expired = Vec::new();
