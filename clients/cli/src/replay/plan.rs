@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::log::{Line, Log};
+use crate::text::to_messages;
 
-/// Unicode scalar values of a text (F1); longer ones are sent in several messages.
-pub(crate) const TEXT_CHARS_MAX: usize = 700;
 /// Letters of a name that a username keeps, so that people can be told apart in a list.
 const USERNAME_STEM_MAX: usize = 14;
 /// Unicode scalar values of a display name.
@@ -75,7 +74,8 @@ impl Plan {
                 self.skipped.own += 1;
                 continue;
             }
-            if text.trim().is_empty() {
+            let texts = to_messages(text);
+            if texts.is_empty() {
                 self.skipped.empty += 1;
                 continue;
             }
@@ -86,7 +86,7 @@ impl Plan {
             };
             let (from, to) = (account(from), account(to));
             self.messages
-                .extend(split_text(text, TEXT_CHARS_MAX).map(|text| Planned { from, to, text }));
+                .extend(texts.into_iter().map(|text| Planned { from, to, text }));
         }
     }
 }
@@ -124,18 +124,6 @@ fn display_name(nick: &str) -> String {
         .collect();
     // Empty asks the server to take the username.
     name.trim().to_owned()
-}
-
-/// The text in pieces of at most `chars_max` Unicode scalar values, as a client cuts what a person
-/// pasted. Nothing is lost or added; a piece of blanks only is left out, as an empty text is.
-fn split_text(text: &str, chars_max: usize) -> impl Iterator<Item = String> {
-    let chars: Vec<char> = text.chars().collect();
-    chars
-        .chunks(chars_max)
-        .map(|piece| piece.iter().collect::<String>())
-        .filter(|piece| !piece.trim().is_empty())
-        .collect::<Vec<_>>()
-        .into_iter()
 }
 
 #[cfg(test)]
