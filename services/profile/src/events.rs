@@ -36,8 +36,8 @@ pub fn device_revoked(user_id: UserId, device_id: DeviceId) -> Vec<u8> {
     record.encode_to_vec()
 }
 
-/// Moves facts from the outbox into the log, each at least once: a fact leaves the outbox only after
-/// the log holds it. Never ends.
+/// Moves facts from the outbox into the log, each at least once: a fact leaves the outbox only
+/// after the log holds it. Never ends.
 pub async fn relay(store: Arc<dyn Store>, log: Arc<dyn EventLog>, changed: Arc<Notify>) {
     let mut pause = RETRY_FIRST;
     loop {

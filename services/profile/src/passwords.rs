@@ -88,3 +88,6 @@ impl Passwords {
             .map_err(|error| Error::Hashing(error.to_string()))?
     }
 }
+
+#[cfg(test)]
+mod tests;

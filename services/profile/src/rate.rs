@@ -8,8 +8,8 @@ use std::{
 use parking_lot::Mutex;
 
 /// Cells for names: 1 MiB. Names that fall into one cell share it, so that whoever locks one name
-/// out hits another one by chance once in 65,536. Nothing is ever pushed out, so that nobody gets rid
-/// of a count by making others.
+/// out hits another one by chance once in 65,536. Nothing is ever pushed out, so that nobody gets
+/// rid of a count by making others.
 const CELLS: usize = 65_536;
 
 /// `burst` at once, then one more each `every`.

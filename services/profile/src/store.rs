@@ -1,7 +1,7 @@
 //! What this service keeps. Every adapter passes `suite`.
 //!
-//! A change that was answered survives a loss of power: a refresh token that is forgotten looks stolen
-//! when it comes.
+//! A change that was answered survives a loss of power: a refresh token that is forgotten looks
+//! stolen when it comes.
 
 use async_trait::async_trait;
 use runtime::ids::{DeviceId, UserId};
@@ -64,8 +64,8 @@ pub trait Store: Send + Sync + 'static {
         change: ProfileChange,
     ) -> Result<Option<User>, StoreError>;
 
-    /// Up to `limit` users who are found by a prefix in the form of [`crate::search::normalise`], in
-    /// the order of usernames, after the username `after`.
+    /// Up to `limit` users who are found by a prefix in the form of [`crate::search::normalise`],
+    /// in the order of usernames, after the username `after`.
     async fn search(
         &self,
         prefix: &str,
@@ -101,8 +101,8 @@ pub trait Store: Send + Sync + 'static {
         refresh: RefreshState,
     ) -> Result<bool, StoreError>;
 
-    /// Removes a device (if `revision` is given: only if it is still at that) and puts `fact` into the
-    /// outbox, both or neither. Answers whether the device was there.
+    /// Removes a device (if `revision` is given: only if it is still at that) and puts `fact` into
+    /// the outbox, both or neither. Answers whether the device was there.
     async fn log_out_device(
         &self,
         user_id: UserId,

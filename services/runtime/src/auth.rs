@@ -1,8 +1,8 @@
 //! Who calls: tokens of users and of services, and the layer that asks every call for one.
 //!
-//! Both kinds are JWTs signed with Ed25519 and live for minutes. A user's token is made by `profile`
-//! and verified by everybody with its public keys; a service's token is made by the service itself.
-//! They differ in their audience, so neither is ever taken for the other.
+//! Both kinds are JWTs signed with Ed25519 and live for minutes. A user's token is made by
+//! `profile` and verified by everybody with its public keys; a service's token is made by the
+//! service itself. They differ in their audience, so neither is ever taken for the other.
 
 use std::sync::Arc;
 

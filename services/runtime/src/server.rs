@@ -34,8 +34,8 @@ pub const INTERNAL_REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes that a client may have under way to us in one stream.
 const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
-/// The same for a connection. HTTP/2 counts small frames that are not read yet against half of it and
-/// closes a connection that exceeds that, so it must be far above what honest clients pipeline.
+/// The same for a connection. HTTP/2 counts small frames that are not read yet against half of it
+/// and closes a connection that exceeds that, so it must be far above what honest clients pipeline.
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes that wait in a stream for a client that reads slowly; the service waits when it is full.
 const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -57,7 +57,8 @@ pub struct ServerConfig {
     pub keepalive_timeout: Duration,
     /// How long a connection may take to begin to speak HTTP/2.
     pub preface_timeout: Duration,
-    /// How long a call may take to be answered (a stream: to begin). A shorter `grpc-timeout` counts.
+    /// How long a call may take to be answered (a stream: to begin). A shorter `grpc-timeout`
+    /// counts.
     pub request_timeout: Duration,
     /// How long open calls may take to end when the server stops; then they are cut.
     pub drain_timeout: Duration,

@@ -1,19 +1,25 @@
 //! SQLite for the stores of the one-process form: one writer on a thread of its own, a few readers.
 //!
-//! Writes that wait at the same moment share a transaction: each in a savepoint, so that one that
-//! fails takes back its own changes only. A write is answered after the commit. `synchronous` is
+//! Writes that wait at the same moment share a transaction: each but the first in a savepoint, so that
+//! one that fails takes back its own changes only. A write is answered after the commit. `synchronous` is
 //! NORMAL: a commit survives the death of the process, and after a loss of power the file is as it
 //! was at some earlier commit. What must not go back even then is written to the event log first,
 //! and a reader's position counts as durable only after [`Database::sync`].
 
 use std::{
+    fs::File,
+    io,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
 };
 
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, Savepoint};
+use rusqlite::{Connection, OpenFlags, ffi};
 pub use rusqlite_migration::{M, Migrations};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -53,7 +59,12 @@ pub enum SqliteError {
     Closed,
 }
 
-type Job = Box<dyn FnOnce(&mut Connection) -> Answer + Send>;
+type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
+/// What a write did, before the commit.
+struct Done {
+    failed: bool,
+    answer: Answer,
+}
 /// Tells the writer's caller how the commit went.
 type Answer = Box<dyn FnOnce(Result<(), &rusqlite::Error>) + Send>;
 
@@ -65,6 +76,9 @@ pub struct Database {
 
 struct Inner {
     path: PathBuf,
+    /// The write-ahead log, held open to sync it. It is there for as long as the writer is.
+    wal: File,
+    sync_failed: AtomicBool,
     writer: Option<mpsc::SyncSender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
     readers: Mutex<Vec<Connection>>,
@@ -83,6 +97,9 @@ impl Database {
                 path: path.to_owned(),
                 source,
             })?;
+        // Reads, so that the write-ahead log is there.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        let wal = open_wal(path).map_err(sync_error)?;
         let (writer, jobs) = mpsc::sync_channel::<Job>(WRITES_WAITING_MAX);
         let name = path
             .file_stem()
@@ -94,6 +111,8 @@ impl Database {
         Ok(Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
+                wal,
+                sync_failed: AtomicBool::new(false),
                 writer: Some(writer),
                 thread: Some(thread),
                 readers: Mutex::new(Vec::new()),
@@ -106,21 +125,28 @@ impl Database {
     /// taken back and the error is the answer.
     pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
-        F: FnOnce(&Savepoint<'_>) -> Result<T, E> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
         T: Send + 'static,
         E: From<SqliteError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
-            let result = in_savepoint(connection, work);
-            Box::new(move |committed| {
+            // Without the transaction around it, a statement would commit by itself.
+            let result = if connection.is_autocommit() {
+                Err(SqliteError::Closed.into())
+            } else {
+                work(connection)
+            };
+            let failed = result.is_err();
+            let answer: Answer = Box::new(move |committed| {
                 let result = match committed {
                     Ok(()) => result,
                     Err(error) => Err(E::from(copy_of(error).into())),
                 };
                 // The caller may have gone away; the write stands all the same.
                 let _ = answer.send(result);
-            })
+            });
+            Done { failed, answer }
         });
         match self
             .inner
@@ -170,13 +196,19 @@ impl Database {
         let Ok(_permit) = self.inner.reading.acquire().await else {
             return Err(SqliteError::Closed);
         };
+        // By hand, and not by a checkpoint: that one syncs nothing while a reader or another one is in
+        // its way. What a checkpoint has moved to the database file, it synced there before the log
+        // began again.
         let done = tokio::task::spawn_blocking(move || {
-            // Moves what no reader needs into the file, and syncs the WAL first and the file then;
-            // on a connection of its own, so that the writer goes on.
-            let connection = Connection::open(&inner.path)?;
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
-            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-            Ok(())
+            // After a failure the system may have dropped what it could not write, and a sync that
+            // succeeds later says nothing about it.
+            if inner.sync_failed.load(Ordering::SeqCst) {
+                return Err(sync_error(io::Error::other("an earlier sync failed")));
+            }
+            inner.wal.sync_data().map_err(|error| {
+                inner.sync_failed.store(true, Ordering::SeqCst);
+                sync_error(error)
+            })
         });
         done.await.unwrap_or(Err(SqliteError::Closed))
     }
@@ -217,17 +249,45 @@ fn configure(connection: &Connection, cache_kib: i64) -> Result<(), rusqlite::Er
     Ok(())
 }
 
-fn write_loop(mut connection: Connection, jobs: &mpsc::Receiver<Job>) {
+/// Opens the write-ahead log of a database, and makes its place in the folder durable.
+fn open_wal(path: &Path) -> io::Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    let wal = File::open(name)?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(wal)
+}
+
+fn sync_error(error: io::Error) -> SqliteError {
+    let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
+    rusqlite::Error::SqliteFailure(code, Some(error.to_string())).into()
+}
+
+fn write_loop(connection: Connection, jobs: &mpsc::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
         let mut answers: Vec<Answer> = Vec::new();
-        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let mut begun = connection.execute_batch("BEGIN IMMEDIATE");
+        // The first write of a transaction needs no savepoint, whose copies of pages cost CPU: if it
+        // fails, there is nothing else to take back.
+        let mut empty = true;
         for job in std::iter::once(first).chain(jobs.try_iter().take(WRITES_PER_COMMIT_MAX - 1)) {
-            answers.push(job(&mut connection));
+            let Done { failed, answer } = if empty {
+                job(&connection)
+            } else {
+                in_savepoint(&connection, job)
+            };
+            answers.push(answer);
+            if empty && failed {
+                roll_back(&connection);
+                begun = begun.and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
+            }
+            empty = empty && failed;
         }
         let committed = begun.and_then(|()| connection.execute_batch("COMMIT"));
-        if committed.is_err() && !connection.is_autocommit() {
+        if committed.is_err() {
             // A commit that failed, on a full disk for example, leaves the transaction open.
-            let _ = connection.execute_batch("ROLLBACK");
+            roll_back(&connection);
         }
         for answer in answers {
             answer(committed.as_ref().copied());
@@ -235,20 +295,30 @@ fn write_loop(mut connection: Connection, jobs: &mpsc::Receiver<Job>) {
     }
 }
 
-fn in_savepoint<T, E: From<SqliteError>>(
-    connection: &mut Connection,
-    work: impl FnOnce(&Savepoint<'_>) -> Result<T, E>,
-) -> Result<T, E> {
-    // Without the transaction around it, a savepoint would commit by itself.
-    if connection.is_autocommit() {
-        return Err(SqliteError::Closed.into());
+/// Takes back the changes of a job that fails, and no others.
+fn in_savepoint(connection: &Connection, job: Job) -> Done {
+    // Without a transaction, which SQLite may have ended, the job changes nothing by itself.
+    let saved = connection.is_autocommit() || connection.execute_batch("SAVEPOINT job").is_ok();
+    if !saved {
+        // Nothing can be undone by itself any more: everything is, and everybody hears of it.
+        roll_back(connection);
     }
-    let savepoint = connection
-        .savepoint()
-        .map_err(|error| E::from(error.into()))?;
-    let value = work(&savepoint)?;
-    savepoint.commit().map_err(|error| E::from(error.into()))?;
-    Ok(value)
+    let done = job(connection);
+    let end = if done.failed {
+        "ROLLBACK TO job; RELEASE job"
+    } else {
+        "RELEASE job"
+    };
+    if !connection.is_autocommit() && connection.execute_batch(end).is_err() {
+        roll_back(connection);
+    }
+    done
+}
+
+fn roll_back(connection: &Connection) {
+    if !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
 }
 
 /// `rusqlite::Error` cannot be cloned, and one failed commit answers many writes.

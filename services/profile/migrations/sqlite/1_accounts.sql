@@ -29,8 +29,8 @@ CREATE TABLE devices (
     PRIMARY KEY (user_id, device_id)
 ) STRICT, WITHOUT ROWID;
 
--- term is in UTF-8. whole = 1: a term as it is. whole = 0: its first one, two or three characters, so
--- that a short prefix, which many users share, is read in the order of usernames.
+-- term is in UTF-8. whole = 1: a term as it is. whole = 0: its first one, two or three characters,
+-- so that a short prefix, which many users share, is read in the order of usernames.
 CREATE TABLE search_terms (
     whole    INTEGER NOT NULL,
     term     BLOB    NOT NULL,

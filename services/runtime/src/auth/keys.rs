@@ -64,7 +64,8 @@ impl KeyPair {
         Self::of(&new_key())
     }
 
-    /// The key in a file, which is made with a new key, readable by its owner only, if there is none.
+    /// The key in a file, which is made with a new key, readable by its owner only, if there is
+    /// none.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
         let io = |source| KeyError::Io {
             path: path.to_owned(),

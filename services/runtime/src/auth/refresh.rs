@@ -17,8 +17,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long one question may take.
 const KEYS_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Runs a task that asks profile for its keys: at once, every few minutes, and when a token names an
-/// unknown one.
+/// Runs a task that asks profile for its keys: at once, every few minutes, and when a token names
+/// an unknown one.
 pub fn keep_user_keys(verifier: Verifier, profile: ServiceChannel, tasks: &Tasks) {
     let stop = tasks.stop_token();
     tasks.spawn(async move {

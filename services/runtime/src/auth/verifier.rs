@@ -127,8 +127,8 @@ impl Verifier {
         }
     }
 
-    /// Trusts these keys for tokens of users from now on, and no others. If one of them is malformed,
-    /// nothing changes.
+    /// Trusts these keys for tokens of users from now on, and no others. If one of them is
+    /// malformed, nothing changes.
     pub fn set_user_keys(&self, user_keys: Vec<UserKey>) -> Result<(), KeyError> {
         let mut keys = HashMap::with_capacity(user_keys.len());
         for key in user_keys {
@@ -144,8 +144,8 @@ impl Verifier {
         Ok(())
     }
 
-    /// Whose token it is. Errors: TOKEN_INVALID, TOKEN_EXPIRED, and UNAVAILABLE while no key of users
-    /// is known yet.
+    /// Whose token it is. Errors: TOKEN_INVALID, TOKEN_EXPIRED, and UNAVAILABLE while no key of
+    /// users is known yet.
     pub fn verify(&self, token: &str) -> Result<Caller, ApiError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(invalid());
