@@ -1,6 +1,7 @@
 //! What it costs messaging's SQLite store to keep messages.
 //!
-//! `cargo run --release -p messaging --example store_bench -- [batches|growth]` (both by default)
+//! `cargo run --release -p messaging --example store_bench -- [batches|growth] [CONVERSATIONS SIZE]`
+//! (both, and all sizes, by default)
 //!
 //! `batches`: CPU of the whole process for a message, in microseconds, where each batch is one
 //! `persist` and one `apply_inbox` with one change of each touched inbox (direct conversations between
@@ -31,9 +32,21 @@ const GROWTH_SLICE: u64 = 100_000;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<()> {
-    let which = std::env::args().nth(1).unwrap_or_default();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let which = arguments.first().map_or("", String::as_str);
     if which != "growth" {
-        batches().await?;
+        println!("| conversations | batch | CPU us/message | messages/s | file MiB |");
+        println!("|---|---|---|---|---|");
+        match arguments.get(1..3) {
+            Some([conversations, size]) => batches(conversations.parse()?, size.parse()?).await?,
+            _ => {
+                for conversations in [100, 10_000] {
+                    for size in [1, 16, 128, 1_024] {
+                        batches(conversations, size).await?;
+                    }
+                }
+            }
+        }
     }
     if which != "batches" {
         growth().await?;
@@ -41,27 +54,21 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn batches() -> Result<()> {
-    println!("| conversations | batch | CPU us/message | messages/s | file MiB |");
-    println!("|---|---|---|---|---|");
-    for (conversations, sizes) in [(100, [1, 16, 128, 1_024]), (10_000, [1, 16, 128, 1_024])] {
-        for size in sizes {
-            let messages = if size == 1 { 30_000 } else { 200_000 };
-            let mut bench = Bench::open(conversations)?;
-            bench.warm_up().await?;
-            let start = (Instant::now(), cpu_seconds()?);
-            let mut done = 0;
-            while done < messages {
-                let batch = bench.batch(size);
-                bench.keep(batch).await?;
-                done += size;
-            }
-            let cpu = (cpu_seconds()? - start.1) * 1e6 / done as f64;
-            let rate = done as f64 / start.0.elapsed().as_secs_f64();
-            let mib = bench.file_bytes()? / (1 << 20);
-            println!("| {conversations} | {size} | {cpu:.1} | {rate:.0} | {mib} |");
-        }
+async fn batches(conversations: usize, size: usize) -> Result<()> {
+    let messages = if size == 1 { 30_000 } else { 200_000 };
+    let mut bench = Bench::open(conversations)?;
+    bench.warm_up().await?;
+    let start = (Instant::now(), cpu_seconds()?);
+    let mut done = 0;
+    while done < messages {
+        let batch = bench.batch(size);
+        bench.keep(batch).await?;
+        done += size;
     }
+    let cpu = (cpu_seconds()? - start.1) * 1e6 / done as f64;
+    let rate = done as f64 / start.0.elapsed().as_secs_f64();
+    let mib = bench.file_bytes()? / (1 << 20);
+    println!("| {conversations} | {size} | {cpu:.1} | {rate:.0} | {mib} |");
     Ok(())
 }
 

@@ -1,1 +1,297 @@
-//! Placeholder.
+//! All services in one process, on embedded storage: the same services as in the distributed form,
+//! which call each other by gRPC here too, over a pipe in memory. So the two forms cannot drift apart.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use event_log::{
+    EventLog, Topic,
+    embedded::{EmbeddedConfig, EmbeddedLog},
+};
+use runtime::{
+    auth::{Access, AuthLayer, KeyPair, ServiceIdentity, Verifier},
+    channel,
+    clock::{Clock, SystemClock},
+    server::{self, ServerConfig},
+    shutdown::Tasks,
+};
+use tokio::net::TcpListener;
+use tonic::service::RoutesBuilder;
+
+pub mod demo;
+mod options;
+
+pub use options::Options;
+
+/// Partitions of each topic. Each is read by a task of its own; more of them only split the batches of
+/// one machine.
+const PARTITIONS: u32 = 4;
+/// How often it is checked whether everything still runs, for health checks.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The settings of all services.
+#[derive(Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// Of messaging.
+    pub messaging: messaging::Config,
+    /// Of profile.
+    pub profile: profile::config::Config,
+    /// Of presence.
+    pub presence: presence::Config,
+    /// Of the listener.
+    pub server: ServerConfig,
+    /// Time of day.
+    pub clock: Arc<dyn Clock>,
+    /// What the log may hold before appends are refused, in bytes; `None` = the usual.
+    pub log_bytes_max: Option<u64>,
+}
+
+impl Config {
+    /// The defaults, with everything kept below `data`.
+    pub fn new(data: PathBuf) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            data,
+            messaging: messaging::Config::default(),
+            profile: profile::config::Config::default(),
+            presence: presence::Config::default(),
+            server: ServerConfig::default(),
+            clock: Arc::new(SystemClock),
+            log_bytes_max: None,
+        }
+    }
+}
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    data: PathBuf,
+    log: Arc<EmbeddedLog>,
+    messaging: Arc<messaging::Messaging>,
+    serving: Tasks,
+    services: Tasks,
+}
+
+/// Who may call what, over all services.
+fn policy(path: &str) -> Option<Access> {
+    messaging::policy(path)
+        .or_else(|| profile::policy(path))
+        .or_else(|| presence::policy(path))
+}
+
+/// Starts everything; answers when it listens.
+pub async fn start(config: Config) -> anyhow::Result<Server> {
+    let data = &config.data;
+    make_folder(data).with_context(|| format!("cannot use the folder {}", data.display()))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+
+    let log = open_log(&config).context("cannot open the event log")?;
+    let user_key = KeyPair::load_or_create(&data.join("keys/users.pem"))?;
+    let service_key = KeyPair::load_or_create(&data.join("keys/services.pem"))?;
+    let verifier = Verifier::new(config.clock.clone(), service_key.public());
+    let (connector, incoming) = channel::pipe();
+    let as_messaging = ServiceIdentity::new("messaging", service_key, config.clock.clone());
+    let services = Tasks::new();
+
+    let profile = profile::start(
+        config.profile.clone(),
+        profile::Deps {
+            store: Arc::new(profile::store::sqlite::SqliteStore::open(
+                &data.join("profile.db"),
+            )?),
+            log: log.clone(),
+            clock: config.clock.clone(),
+            signing_key: user_key,
+            tasks: services.clone(),
+        },
+    )
+    .await?;
+    verifier.set_user_keys(profile.public_keys())?;
+    let presence = presence::start(
+        config.presence.clone(),
+        presence::Deps {
+            store: Arc::new(presence::store::sqlite::SqliteStore::open(
+                &data.join("presence.db"),
+            )?),
+            clock: config.clock.clone(),
+            tasks: services.clone(),
+        },
+    )
+    .await;
+    let internal = || as_messaging.on(connector.channel());
+    let to_edges = as_messaging.on(connector.channel());
+    let messaging = messaging::start(
+        config.messaging.clone(),
+        messaging::Deps {
+            log: log.clone(),
+            store: Arc::new(messaging::store::sqlite::SqliteStore::open(
+                &data.join("messaging.db"),
+            )?),
+            clock: config.clock.clone(),
+            verifier: verifier.clone(),
+            profile: internal(),
+            registry: internal(),
+            connect: Arc::new(move |_| Ok(to_edges.clone())),
+        },
+    )
+    .await?;
+
+    let mut routes = RoutesBuilder::default();
+    profile.add_to(&mut routes);
+    presence.add_to(&mut routes);
+    messaging.add_to(&mut routes);
+    let names: Vec<&str> = [
+        &profile::SERVICES[..],
+        &presence::SERVICES,
+        &messaging::SERVICES,
+    ]
+    .concat();
+    let health = server::add_standard(&mut routes, &names).await;
+    let routes = routes.routes();
+    let auth = AuthLayer::new(verifier, policy);
+    let serving = Tasks::new();
+    let pipe = server::serve_pipe(
+        incoming,
+        routes.clone(),
+        auth.clone(),
+        config.server.clone(),
+        services.stop_token(),
+    );
+    services.spawn(log_error(pipe));
+    let tcp = server::serve(
+        listener,
+        routes,
+        auth,
+        config.server.clone(),
+        serving.stop_token(),
+    );
+    serving.spawn(log_error(tcp));
+
+    let messaging = Arc::new(messaging);
+    services.spawn(watch_health(
+        messaging.clone(),
+        health,
+        services.stop_token(),
+    ));
+    Ok(Server {
+        address,
+        data: config.data,
+        log,
+        messaging,
+        serving,
+        services,
+    })
+}
+
+impl Server {
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// For clients.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What a person wants to know first.
+    pub fn greeting(&self) -> String {
+        let (url, data) = (self.url(), self.data.display());
+        format!(
+            "messenger listens on {url} and keeps everything in {data}\n\
+             \n\
+             try it in two other terminals (any password of 8 characters):\n\
+             \n  cargo run --release -p messenger -- --server {url} --as ada register ada\n  \
+             cargo run --release -p messenger -- --server {url} --as grace register grace\n  \
+             cargo run --release -p messenger -- --server {url} --as ada chat grace\n\
+             \n\
+             or, without building anything more:  grpcurl -plaintext {address} list\n\
+             Ctrl-C stops it; nothing that was acknowledged is ever lost",
+            address = self.address,
+        )
+    }
+
+    /// Stops in order: sessions are asked to go, calls end, readers stop, the log is closed.
+    pub async fn stop(self, deadline: Duration) {
+        self.messaging.stop(deadline).await;
+        self.serving.stop(deadline).await;
+        self.services.stop(deadline).await;
+        self.log.close().await;
+    }
+
+    /// The event log, for tests that look behind the services.
+    pub fn log(&self) -> Arc<dyn EventLog> {
+        self.log.clone()
+    }
+}
+
+/// Makes the folder, and the one of the keys, for the owner only.
+fn make_folder(data: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data.join("keys"))
+}
+
+fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::OpenError> {
+    let mut log = EmbeddedConfig::new(
+        config.data.join("log.db"),
+        &[
+            (Topic::Messages, PARTITIONS),
+            (Topic::Inbox, PARTITIONS),
+            (Topic::Users, 1),
+        ],
+        &[
+            (messaging::SEQUENCER_GROUP, Topic::Messages),
+            (messaging::INBOX_GROUP, Topic::Inbox),
+            (messaging::USERS_GROUP, Topic::Users),
+        ],
+    );
+    log.clock = config.clock.clone();
+    if let Some(bytes_max) = config.log_bytes_max {
+        log.bytes_max = bytes_max;
+    }
+    EmbeddedLog::open(log)
+}
+
+async fn log_error(serving: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the listener ended");
+    }
+}
+
+/// Says over the health service when messaging cannot go on.
+async fn watch_health(
+    messaging: Arc<messaging::Messaging>,
+    health: tonic_health::server::HealthReporter,
+    stop: runtime::shutdown::CancellationToken,
+) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(HEALTH_INTERVAL))
+        .await
+        .is_some()
+    {
+        if !messaging.is_healthy() {
+            for name in messaging::SERVICES {
+                health
+                    .set_service_status(name, tonic_health::ServingStatus::NotServing)
+                    .await;
+            }
+            return;
+        }
+    }
+}

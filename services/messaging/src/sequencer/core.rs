@@ -127,6 +127,12 @@ impl Core {
         }
     }
 
+    /// The next record that has not come yet.
+    #[cfg(test)]
+    pub(crate) const fn next_offset(&self) -> u64 {
+        self.io.next_offset
+    }
+
     /// Whether more records may come. What is not yet in the store is bounded (I10).
     pub(crate) fn has_room(&self) -> bool {
         let held = self.io.waiting.len() + self.io.events.len() + self.io.in_flight_events;
@@ -437,7 +443,9 @@ impl Io {
             let member = slot.state.member_mut(*user);
             if replay {
                 // Merging again would cap at a later head than the first time.
-                grown.push((*user, member.marks));
+                if member.marks != Marks::default() {
+                    grown.push((*user, member.marks));
+                }
                 continue;
             }
             let merged = member.marks.max(capped(*marks, head));

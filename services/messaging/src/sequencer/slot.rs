@@ -1,7 +1,7 @@
 //! One conversation in the memory of its partition.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -131,7 +131,8 @@ impl Slot {
 
     /// The names in the queue that the store must be asked for before their records can be applied.
     pub(super) fn names_to_find(&self, max: usize) -> Vec<(UserId, MessageId)> {
-        let mut names = Vec::new();
+        // Each once: a retry may wait behind the message that it repeats.
+        let mut names = HashSet::new();
         for pending in &self.queue {
             let Action::Send(send) = &pending.action else {
                 continue;
@@ -140,12 +141,12 @@ impl Slot {
             if (replay || !self.is_new(send))
                 && self.find_in_tail(send.sender, send.message_id).is_none()
             {
-                names.push((send.sender, send.message_id));
+                names.insert((send.sender, send.message_id));
                 if names.len() == max {
                     break;
                 }
             }
         }
-        names
+        names.into_iter().collect()
     }
 }

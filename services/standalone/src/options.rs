@@ -1,0 +1,69 @@
+//! What can be said on the command line or in the environment.
+
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Parser;
+
+use crate::Config;
+
+/// The messenger in one process: all services on one port, with embedded storage.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "messenger-server", version, about)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one, which is printed
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7400")]
+    #[arg(env = "MESSENGER_LISTEN")]
+    pub listen: SocketAddr,
+    /// Where everything is kept; made if it is not there
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "data",
+        env = "MESSENGER_DATA"
+    )]
+    pub data: PathBuf,
+    /// Make two users and play a short real conversation between them
+    #[arg(long)]
+    pub demo: bool,
+    /// Frames that a session may send a second, sustained
+    #[arg(long, value_name = "N", env = "MESSENGER_SESSION_FRAMES_PER_SECOND")]
+    pub session_frames_per_second: Option<NonZeroU32>,
+    /// Calls that a user may make a second, sustained
+    #[arg(long, value_name = "N", env = "MESSENGER_CALLS_PER_SECOND")]
+    pub calls_per_second: Option<NonZeroU32>,
+    /// How often sessions hear where their inbox is, in milliseconds
+    #[arg(long, value_name = "MS", env = "MESSENGER_HEARTBEAT_INTERVAL_MS")]
+    pub heartbeat_interval_ms: Option<NonZeroU64>,
+    /// Memory of one password hash in KiB; less is faster and weaker
+    #[arg(long, value_name = "KIB", env = "MESSENGER_PASSWORD_HASH_KIB")]
+    pub password_hash_kib: Option<u32>,
+}
+
+impl Options {
+    /// The configuration that the options make.
+    pub fn config(&self) -> Config {
+        let mut config = Config::new(self.data.clone());
+        config.listen = self.listen;
+        let messaging = &mut config.messaging;
+        if let Some(rate) = self.session_frames_per_second {
+            messaging.session_frames_per_second = rate;
+            messaging.session_burst = messaging.session_burst.max(rate);
+        }
+        if let Some(rate) = self.calls_per_second {
+            messaging.calls_per_second = rate;
+            messaging.calls_burst = messaging.calls_burst.max(rate);
+        }
+        if let Some(ms) = self.heartbeat_interval_ms {
+            messaging.heartbeat_interval = Duration::from_millis(ms.get());
+        }
+        if let Some(kib) = self.password_hash_kib {
+            config.profile.argon2.memory_kib = kib;
+        }
+        config
+    }
+}
