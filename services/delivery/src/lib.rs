@@ -7,6 +7,10 @@
 //! - [`Delivery`]: pushes and answers, to this node's own sessions or to another edge.
 //! - [`Announcer`]: tells the registry which sessions this edge holds.
 //! - [`PushReceiver`]: the edge's side of `EdgeService.Push`.
+//!
+//! A push to users whose routes are known costs one look-up in a cache for each, and if all of them
+//! are on this node one call of [`LocalEdge::broadcast`]: no allocation, no encoding, no other task.
+//! Pushes of one user may overtake each other while his route is looked up; devices order by seq.
 
 mod announce;
 mod backoff;
@@ -21,7 +25,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -121,6 +125,8 @@ pub struct DeliveryConfig {
     pub edge_items_max: usize,
     /// Bytes of frames that may wait for one other edge.
     pub edge_bytes_max: usize,
+    /// The stream to another edge is closed when nothing was for it for this long.
+    pub edge_idle_max: Duration,
 }
 
 impl DeliveryConfig {
@@ -136,6 +142,8 @@ impl DeliveryConfig {
             // A tenth of a second at the highest rate that one stream was measured at.
             edge_items_max: 32_768,
             edge_bytes_max: 16 * 1024 * 1024,
+            // Opening it anew costs a round trip, keeping it some 20 KB.
+            edge_idle_max: Duration::from_secs(60),
         }
     }
 }
@@ -197,14 +205,15 @@ impl Delivery {
         let counters = Arc::new(Counters::default());
         let routes = Arc::new(Routes::new(config.routes_max));
         let (cold, waiting) = mpsc::channel(config.cold_pushes_max.max(1));
-        let links = Links::new(
+        let links = Links::new(push::Shared {
             connect,
-            routes.clone(),
-            counters.clone(),
-            tasks.clone(),
-            config.edge_items_max,
-            config.edge_bytes_max,
-        );
+            routes: routes.clone(),
+            counters: counters.clone(),
+            tasks: tasks.clone(),
+            items_max: config.edge_items_max,
+            bytes_max: config.edge_bytes_max,
+            idle_max: config.edge_idle_max,
+        });
         let inner = Arc::new(Inner {
             own_edge: config.own_edge,
             local,

@@ -36,9 +36,7 @@ const REQUEST_BYTES_MAX: usize = 256 * 1024;
 const IN_FLIGHT_MAX: usize = 16;
 /// For the stream to open, and for each answer; then the edge counts as gone.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-/// A stream without items is closed after this long; opening it anew costs a round trip.
-const IDLE_MAX: Duration = Duration::from_secs(60);
-/// How often the two above are looked at.
+/// How often a stream is looked at: is it idle, or silent.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What an item takes in the queue besides its frame.
 const ITEM_BYTES: usize = 96;
@@ -97,34 +95,21 @@ pub(crate) struct Links {
 }
 
 /// What the streams need.
-struct Shared {
-    connect: ConnectEdge,
-    routes: Arc<Routes>,
-    counters: Arc<Counters>,
-    tasks: Tasks,
-    items_max: usize,
-    bytes_max: usize,
+pub(crate) struct Shared {
+    pub(crate) connect: ConnectEdge,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) tasks: Tasks,
+    pub(crate) items_max: usize,
+    pub(crate) bytes_max: usize,
+    pub(crate) idle_max: Duration,
 }
 
 impl Links {
-    pub(crate) fn new(
-        connect: ConnectEdge,
-        routes: Arc<Routes>,
-        counters: Arc<Counters>,
-        tasks: Tasks,
-        items_max: usize,
-        bytes_max: usize,
-    ) -> Self {
+    pub(crate) fn new(shared: Shared) -> Self {
         Self {
             by_edge: RwLock::new(HashMap::new()),
-            shared: Arc::new(Shared {
-                connect,
-                routes,
-                counters,
-                tasks,
-                items_max,
-                bytes_max,
-            }),
+            shared: Arc::new(shared),
         }
     }
 
@@ -236,6 +221,7 @@ impl Link {
         state.last_sent = Instant::now();
         let lost = state.in_flight.drain(..).map(|request| request.items).sum();
         if let Some(waker) = state.waker.take() {
+            // Only puts the connection's task on its queue, which takes no lock of ours.
             waker.wake();
         }
         (state.stream, lost)
@@ -271,11 +257,16 @@ impl Link {
         Some(answered.users)
     }
 
-    fn check(&self, now: Instant) -> Health {
+    #[cfg(test)]
+    pub(crate) fn is_running(&self) -> bool {
+        self.state.lock().running
+    }
+
+    fn check(&self, now: Instant, idle_max: Duration) -> Health {
         let state = self.state.lock();
         match state.in_flight.front() {
             Some(first) if now.duration_since(first.sent) > ANSWER_DEADLINE => Health::Silent,
-            None if state.queue.is_empty() && now.duration_since(state.last_sent) > IDLE_MAX => {
+            None if state.queue.is_empty() && now.duration_since(state.last_sent) > idle_max => {
                 Health::Idle
             }
             _ => Health::Good,
@@ -423,7 +414,7 @@ async fn one_stream(
                 Ok(None) => return Ended::Broken(Status::unavailable("ended by the edge")),
                 Err(status) => return Ended::Broken(status),
             },
-            now = checks.tick() => match link.check(now.into_std()) {
+            now = checks.tick() => match link.check(now.into_std(), shared.idle_max) {
                 Health::Good => {}
                 Health::Idle => return Ended::Idle,
                 Health::Silent => {

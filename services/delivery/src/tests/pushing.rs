@@ -146,6 +146,25 @@ async fn an_edge_that_cannot_be_reached_drops_what_waits() {
     eventually("it is counted", || setup.delivery.stats().edge_dropped == 1).await;
 }
 
+#[tokio::test]
+async fn a_stream_without_items_is_closed_and_opened_again() {
+    let config = DeliveryConfig {
+        edge_idle_max: Duration::ZERO,
+        ..DeliveryConfig::new(HERE, "test")
+    };
+    let setup = Setup::with(config).watched().await;
+    let user = setup.warm_user(&[THERE]).await;
+    let link = setup.delivery.inner.links.to(THERE).unwrap();
+    for n in 1..=2 {
+        eventually("it is closed", || !link.is_running()).await;
+        setup.delivery.push(frame(user, n));
+        assert!(link.is_running());
+        eventually("it arrives", || setup.there.count() as u64 == n).await;
+    }
+    assert_eq!(setup.there.frames(), [1, 2]);
+    assert_eq!(setup.delivery.stats().edge_dropped, 0);
+}
+
 /// Takes requests and answers none.
 #[derive(Clone, Default)]
 struct Silent {

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
+mod memory;
 mod model;
 
 const LEASE: Duration = Duration::from_secs(20);
