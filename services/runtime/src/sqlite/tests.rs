@@ -45,3 +45,51 @@ async fn a_newer_schema_is_refused() {
         Err(SqliteError::Migration { .. })
     ));
 }
+
+/// Writes that share a transaction: the first holds the writer until all of them wait.
+async fn write_together(database: &Database, fails: [bool; 4]) -> Vec<bool> {
+    let (go, gate) = mpsc::channel::<()>();
+    let mut gate = Some(gate);
+    let mut writes = Vec::new();
+    for (k, fail) in (0_i64..).zip(fails) {
+        let gate = gate.take();
+        let database = database.clone();
+        writes.push(Box::pin(async move {
+            let work = move |tx: &Connection| {
+                tx.execute("INSERT INTO t VALUES (?, 'a')", [k])?;
+                if let Some(gate) = gate {
+                    let _ = gate.recv();
+                }
+                if fail { Err(SqliteError::Busy) } else { Ok(()) }
+            };
+            database.write(work).await.is_ok()
+        }));
+    }
+    // Polled once, so that each is queued.
+    for write in &mut writes {
+        assert!(futures_util::poll!(write).is_pending());
+    }
+    drop(go);
+    futures_util::future::join_all(writes).await
+}
+
+#[tokio::test]
+async fn every_place_in_a_shared_transaction_can_fail_alone() {
+    for fails in 0..16_u8 {
+        let fails = [0, 1, 2, 3].map(|bit| fails & (1 << bit) != 0);
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("t.db"), &migrations()).unwrap();
+        let succeeded = write_together(&database, fails).await;
+        assert_eq!(succeeded, fails.map(|fail| !fail));
+        let keys: Vec<i64> = database
+            .read::<_, SqliteError, _>(|c| {
+                let mut select = c.prepare("SELECT k FROM t ORDER BY k")?;
+                let keys = select.query_map([], |row| row.get(0))?;
+                Ok(keys.collect::<Result<_, _>>()?)
+            })
+            .await
+            .unwrap();
+        let expected = (0_i64..).zip(fails).filter(|(_, fail)| !fail);
+        assert!(keys.into_iter().eq(expected.map(|(k, _)| k)), "{fails:?}");
+    }
+}
