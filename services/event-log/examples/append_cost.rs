@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let partitions = arguments.next().map_or(Ok(8), |a| a.parse())?;
     let read = arguments.next().is_some_and(|a| a == "1");
     let runtime = tokio::runtime::Runtime::new()?;
-    println!("in flight  appends/s  CPU us/append  appends/commit  answer us p50/p99/max");
+    println!("in flight  appends/s  CPU us/append (user)  appends/commit  answer us p50/p99/max");
     for in_flight in [1, 16, 128, 1_024] {
         let path = folder.join(format!("append-cost-{}.db", std::process::id()));
         let topics = [(Topic::Messages, partitions)];
@@ -68,14 +68,16 @@ fn measure(log: &Arc<EmbeddedLog>, in_flight: u64) {
     let (cpu, before, start) = (cpu_us(), log.stats(), Instant::now());
     let appended = run(log, in_flight, RUN, &mut times);
     let seconds = start.elapsed().as_secs_f64();
-    let cpu = cpu_us() - cpu;
+    let after = cpu_us();
+    let (user, system) = (after.0 - cpu.0, after.1 - cpu.1);
     let commits = log.stats().commits - before.commits;
     times.sort_unstable();
     let at = |q: f64| times[((times.len() - 1) as f64 * q) as usize];
     println!(
-        "{in_flight:9}  {:9.0}  {:13.2}  {:14.1}  {}/{}/{}",
+        "{in_flight:9}  {:9.0}  {:13.2} ({:.2})  {:14.1}  {}/{}/{}",
         appended as f64 / seconds,
-        cpu / appended as f64,
+        (user + system) / appended as f64,
+        user / appended as f64,
         appended as f64 / commits as f64,
         at(0.5),
         at(0.99),
@@ -142,12 +144,16 @@ async fn follow(log: &Arc<EmbeddedLog>) {
     });
 }
 
-/// CPU time of this process; the kernel counts it in hundredths of a second.
-fn cpu_us() -> f64 {
+/// CPU time of this process, user and system; the kernel counts it in hundredths of a second.
+fn cpu_us() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
     let after_name = stat.rsplit(')').next().expect("a name");
-    let ticks = after_name.split_whitespace().skip(11).take(2);
-    ticks
-        .map(|t| t.parse::<f64>().expect("a number") * 10_000.0)
-        .sum()
+    let mut ticks = after_name.split_whitespace().skip(11);
+    let mut next = || {
+        ticks
+            .next()
+            .and_then(|t| t.parse::<f64>().ok())
+            .expect("a number")
+    };
+    (next() * 10_000.0, next() * 10_000.0)
 }

@@ -1,9 +1,10 @@
 //! The SQLite file: its schema and all statements.
 //!
-//! `batches` has one row for each (commit, partition), so that the cost of storing is per commit and not
-//! per record. Its key is the partition's index in the file and the offset of its first record: the rows
-//! of a partition lie together, in order, and each commit adds at the end of its partitions. A partition
-//! has no holes between its first and its last row.
+//! Each partition is a table, `batches_N`, with one row for each commit that has records for it: the
+//! cost of storing is per commit and not per record. The key is the offset of the row's first record, so
+//! a commit adds at the end of the tables of its partitions: in one table for all it would add in the
+//! middle, which costs twice the CPU (measured: 2.4 against 0.9 us of user time an append, 8 partitions,
+//! 100 appends a commit). A partition has no holes between its first and its last row.
 
 use std::path::Path;
 
@@ -14,12 +15,10 @@ use uuid::Uuid;
 use super::{EmbeddedConfig, OpenError, batch::Batch};
 use crate::{Topic, TopicIdentity};
 
-/// Bits of a row's key that hold the offset: 17 million million records in a partition.
-const OFFSET_BITS: u32 = 44;
-/// Offsets stay below this.
-pub(super) const OFFSET_END: u64 = 1 << OFFSET_BITS;
-/// Partitions of all topics together: what is left of a positive 64-bit key, and far more than serve.
-const PARTITIONS_MAX: u32 = 1 << 12;
+/// Offsets stay below this: they are keys of rows.
+pub(super) const OFFSET_END: u64 = i64::MAX.cast_unsigned();
+/// Partitions of all topics together: each is a table that SQLite knows by heart.
+const PARTITIONS_MAX: u32 = 1_024;
 /// Bytes of a page. Larger ones cost a commit of one record more than they save the larger commits.
 const PAGE_BYTES: i64 = 4_096;
 /// The writer touches the ends of the partitions only; this holds those and one commit.
@@ -51,11 +50,7 @@ const MIGRATIONS: &[M<'_>] = &[M::up(
          partition INTEGER NOT NULL,
          next_offset INTEGER NOT NULL,
          PRIMARY KEY (group_name, partition)
-     ) STRICT, WITHOUT ROWID;
-     CREATE TABLE batches (
-         id INTEGER PRIMARY KEY,
-         batch BLOB NOT NULL
-     ) STRICT;",
+     ) STRICT, WITHOUT ROWID;",
 )];
 
 /// A topic in the file.
@@ -77,15 +72,6 @@ pub(super) struct Opened {
     pub(super) positions: Vec<(String, u32, u64)>,
 }
 
-/// The key of the row whose first record has this offset.
-pub(super) fn row_id(partition: u32, offset: u64) -> i64 {
-    (i64::from(partition) << OFFSET_BITS) | (offset & (OFFSET_END - 1)).cast_signed()
-}
-
-fn offset_of(id: i64) -> u64 {
-    id.cast_unsigned() & (OFFSET_END - 1)
-}
-
 /// Opens or makes the file.
 pub(super) fn open(config: &EmbeddedConfig) -> Result<Opened, OpenError> {
     let mut connection = Connection::open(&config.path)?;
@@ -100,7 +86,7 @@ pub(super) fn open(config: &EmbeddedConfig) -> Result<Opened, OpenError> {
     let total = partitions_in_file(&tx)?;
     let ranges = (0..total)
         .map(|p| range(&tx, p))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
     let positions = tx
         .prepare("SELECT group_name, partition, next_offset FROM positions")?
         .query_map([], |row| {
@@ -112,6 +98,7 @@ pub(super) fn open(config: &EmbeddedConfig) -> Result<Opened, OpenError> {
         })?
         .collect::<Result<_, _>>()?;
     tx.commit()?;
+    connection.set_prepared_statement_cache_capacity(ranges.len() * 4 + 16);
     Ok(Opened {
         connection,
         topics,
@@ -144,7 +131,6 @@ fn configure(connection: &Connection, cache_kib: i64) -> Result<(), rusqlite::Er
     // See `checkpoint.rs`.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
-    connection.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
 
@@ -196,6 +182,14 @@ fn add_topic(
     let insert = "INSERT INTO topics (name, topic_id, first_partition, partitions)
                   VALUES (?, ?, ?, ?)";
     tx.execute(insert, params![topic.name(), id, first, partitions])?;
+    for partition in first..first + partitions {
+        tx.execute_batch(&format!(
+            "CREATE TABLE batches_{partition} (
+                 base INTEGER PRIMARY KEY,
+                 batch BLOB NOT NULL
+             ) STRICT"
+        ))?;
+    }
     Ok((id, first, partitions))
 }
 
@@ -206,14 +200,12 @@ fn partitions_in_file(tx: &Connection) -> Result<u32, rusqlite::Error> {
 
 /// The first offset of a partition, and its next.
 fn range(tx: &Connection, partition: u32) -> Result<(u64, u64), rusqlite::Error> {
-    let (low, high) = (row_id(partition, 0), row_id(partition + 1, 0));
     let next = "SELECT next_offset FROM partitions WHERE partition = ?";
     let next = tx.query_row(next, [partition], |row| row.get::<_, i64>(0));
     let mut next = next.optional()?.unwrap_or(0).cast_unsigned();
-    let last = "SELECT id, batch FROM batches WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 1";
-    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?));
-    if let Some((id, row)) = tx.query_row(last, [low, high], read).optional()? {
-        let base = offset_of(id);
+    let last = format!("SELECT base, batch FROM batches_{partition} ORDER BY base DESC LIMIT 1");
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?));
+    if let Some((base, row)) = tx.query_row(&last, [], read).optional()? {
         let end = match Batch::parse(partition, base, row) {
             Ok(batch) => batch.end(),
             Err(error) => {
@@ -224,14 +216,37 @@ fn range(tx: &Connection, partition: u32) -> Result<(u64, u64), rusqlite::Error>
                     error,
                     "the log's last row is damaged"
                 );
-                base + super::queue::COMMIT_APPENDS_MAX as u64
+                base.saturating_add(super::queue::COMMIT_APPENDS_MAX as u64)
             }
         };
         next = next.max(end);
     }
-    let first = "SELECT id FROM batches WHERE id >= ? AND id < ? ORDER BY id LIMIT 1";
-    let first = tx.query_row(first, [low, high], |row| row.get(0));
-    Ok((first.optional()?.map_or(next, offset_of), next))
+    let first = format!("SELECT min(base) FROM batches_{partition}");
+    let first: Option<i64> = tx.query_row(&first, [], |row| row.get(0))?;
+    Ok((first.map_or(next, i64::cast_unsigned), next))
+}
+
+/// The statements of one partition, written once.
+pub(super) struct Statements {
+    partition: u32,
+    insert: String,
+    holding: String,
+    sizes: String,
+    delete: String,
+}
+
+impl Statements {
+    /// Of a partition of the file.
+    pub(super) fn new(partition: u32) -> Self {
+        let table = format!("batches_{partition}");
+        Self {
+            partition,
+            insert: format!("INSERT INTO {table} (base, batch) VALUES (?, ?)"),
+            holding: format!("SELECT max(base) FROM {table} WHERE base <= ?"),
+            sizes: format!("SELECT base, length(batch) FROM {table} WHERE base < ? ORDER BY base"),
+            delete: format!("DELETE FROM {table} WHERE base < ?"),
+        }
+    }
 }
 
 /// Starts a transaction that will write.
@@ -249,14 +264,13 @@ pub(super) fn commit(connection: &Connection) -> Result<(), rusqlite::Error> {
 /// Adds a batch.
 pub(super) fn insert(
     connection: &Connection,
-    partition: u32,
+    statements: &Statements,
     base: u64,
     batch: &[u8],
 ) -> Result<(), rusqlite::Error> {
-    let insert = "INSERT INTO batches (id, batch) VALUES (?, ?)";
     connection
-        .prepare_cached(insert)?
-        .execute(params![row_id(partition, base), batch])?;
+        .prepare_cached(&statements.insert)?
+        .execute(params![base.cast_signed(), batch])?;
     Ok(())
 }
 
@@ -287,28 +301,23 @@ pub(super) struct TrimBudget {
 /// the partition's last record. Answers the offset that the partition starts at then.
 pub(super) fn trim(
     connection: &Connection,
-    partition: u32,
+    statements: &Statements,
     until: u64,
     next: u64,
     budget: &mut TrimBudget,
 ) -> Result<u64, rusqlite::Error> {
-    let low = row_id(partition, 0);
     // The row that holds `until` stays; there is none if everything was passed.
     let end = if until >= next {
-        row_id(partition, next)
+        next.cast_signed()
     } else {
-        let holding = "SELECT max(id) FROM batches WHERE id >= ? AND id <= ?";
-        let until = row_id(partition, until);
         let read = |row: &Row<'_>| row.get::<_, Option<i64>>(0);
-        let holding = connection
-            .prepare_cached(holding)?
-            .query_row([low, until], read)?;
-        holding.unwrap_or(low)
+        let mut holding = connection.prepare_cached(&statements.holding)?;
+        let holding = holding.query_row([until.cast_signed()], read)?;
+        holding.unwrap_or(0)
     };
     let mut first = end;
-    let rows = "SELECT id, length(batch) FROM batches WHERE id >= ? AND id < ? ORDER BY id";
-    let mut rows = connection.prepare_cached(rows)?;
-    let mut rows = rows.query([low, end])?;
+    let mut rows = connection.prepare_cached(&statements.sizes)?;
+    let mut rows = rows.query([end])?;
     while let Some(row) = rows.next()? {
         if budget.rows == 0 || budget.bytes == 0 {
             first = row.get(0)?;
@@ -319,14 +328,15 @@ pub(super) fn trim(
         budget.bytes = budget.bytes.saturating_sub(bytes);
     }
     drop(rows);
-    let delete = "DELETE FROM batches WHERE id >= ? AND id < ?";
-    connection.prepare_cached(delete)?.execute([low, first])?;
+    connection
+        .prepare_cached(&statements.delete)?
+        .execute([first])?;
     let put = "INSERT INTO partitions (partition, next_offset) VALUES (?, ?)
                ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset";
     connection
         .prepare_cached(put)?
-        .execute(params![partition, next.cast_signed()])?;
-    Ok(offset_of(first))
+        .execute(params![statements.partition, next.cast_signed()])?;
+    Ok(first.cast_unsigned())
 }
 
 /// Bytes of the file that hold something.
@@ -377,18 +387,19 @@ pub(super) fn read(
     end: u64,
     bytes_max: usize,
 ) -> Result<Vec<(u64, Vec<u8>)>, rusqlite::Error> {
-    let rows = "SELECT id, batch FROM batches
-                WHERE id >= (SELECT max(id) FROM batches WHERE id >= ?1 AND id <= ?2) AND id < ?3
-                ORDER BY id";
-    let mut rows = connection.prepare_cached(rows)?;
-    let (low, at) = (row_id(partition, 0), row_id(partition, offset));
-    let mut rows = rows.query([low, at, row_id(partition, end)])?;
+    let rows = format!(
+        "SELECT base, batch FROM batches_{partition}
+         WHERE base >= (SELECT max(base) FROM batches_{partition} WHERE base <= ?) AND base < ?
+         ORDER BY base"
+    );
+    let mut rows = connection.prepare_cached(&rows)?;
+    let mut rows = rows.query([offset.cast_signed(), end.cast_signed()])?;
     let mut found = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
         let batch: Vec<u8> = row.get(1)?;
         bytes += batch.len();
-        found.push((offset_of(row.get(0)?), batch));
+        found.push((row.get::<_, i64>(0)?.cast_unsigned(), batch));
         if bytes >= bytes_max {
             break;
         }

@@ -31,6 +31,8 @@ const ROW_BYTES: u64 = 16;
 pub(super) struct Writer {
     shared: Arc<Shared>,
     connection: Connection,
+    /// Per partition of the file.
+    statements: Vec<file::Statements>,
     /// Per partition of the file, the offset that its next record gets.
     next: Vec<u64>,
     /// Per partition of the file, where it starts.
@@ -66,6 +68,10 @@ impl Writer {
         Self {
             shared,
             connection,
+            statements: (0..)
+                .take(ranges.len())
+                .map(file::Statements::new)
+                .collect(),
             next: ranges.iter().map(|(_, next)| *next).collect(),
             first: ranges.iter().map(|(first, _)| *first).collect(),
             bases: vec![0; ranges.len()],
@@ -132,7 +138,7 @@ impl Writer {
                 let at = index(partition);
                 let base = this.next[at];
                 let batch = segment.batches[at].seal(partition, base, time_unix_ms);
-                file::insert(&this.connection, partition, base, batch)?;
+                file::insert(&this.connection, &this.statements[at], base, batch)?;
             }
             Ok(())
         };
@@ -292,8 +298,9 @@ impl Writer {
                 self.trim_unfinished = true;
                 break;
             }
-            let next = self.next[index(partition)];
-            let first = file::trim(connection, partition, until, next, &mut budget)?;
+            let at = index(partition);
+            let (statements, next) = (&self.statements[at], self.next[at]);
+            let first = file::trim(connection, statements, until, next, &mut budget)?;
             trimmed.push((partition, first));
         }
         self.trim_unfinished |= budget.rows == 0 || budget.bytes == 0;
