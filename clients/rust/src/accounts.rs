@@ -12,7 +12,7 @@ use proto::{
 use tonic::Request;
 
 use crate::{
-    client::{Client, Repeat},
+    client::Client,
     error::{Error, Result},
     model::{Device, Presence, Profile, ProfilesPage},
     tokens::Credentials,
@@ -100,7 +100,7 @@ impl Client {
         let request = LogOutDeviceRequest {
             device_id: device_id.to_owned(),
         };
-        self.call(Repeat::Harmless, request, async |channel, request| {
+        self.call(request, async |channel, request| {
             AccountServiceClient::new(channel)
                 .log_out_device(request)
                 .await
@@ -113,7 +113,7 @@ impl Client {
     pub async fn devices(&self) -> Result<Vec<Device>> {
         let request = ListDevicesRequest {};
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 AccountServiceClient::new(channel)
                     .list_devices(request)
                     .await
@@ -140,7 +140,7 @@ impl Client {
                 user_ids: user_ids.to_vec(),
             };
             let answer = self
-                .call(Repeat::Harmless, request, async |channel, request| {
+                .call(request, async |channel, request| {
                     ProfileServiceClient::new(channel)
                         .batch_get_profiles(request)
                         .await
@@ -158,7 +158,7 @@ impl Client {
             status_text: update.status_text,
         };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 ProfileServiceClient::new(channel)
                     .update_profile(request)
                     .await
@@ -180,7 +180,7 @@ impl Client {
             page_size,
             page_token: page_token.to_owned(),
         };
-        self.call(Repeat::Harmless, request, async |channel, request| {
+        self.call(request, async |channel, request| {
             ProfileServiceClient::new(channel)
                 .search_profiles(request)
                 .await
@@ -196,7 +196,7 @@ impl Client {
                 user_ids: user_ids.to_vec(),
             };
             let answer = self
-                .call(Repeat::Harmless, request, async |channel, request| {
+                .call(request, async |channel, request| {
                     PresenceServiceClient::new(channel)
                         .get_presence(request)
                         .await
@@ -210,7 +210,7 @@ impl Client {
     async fn profile_by(&self, by: By) -> Result<Profile> {
         let request = GetProfileRequest { by: Some(by) };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 ProfileServiceClient::new(channel)
                     .get_profile(request)
                     .await

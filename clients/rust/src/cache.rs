@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use crate::{
     error::Result,
+    inbox::Known,
     model::{Conversation, MemberMarks, Message, Watermark},
 };
 
@@ -27,8 +28,26 @@ pub struct Head {
     pub seq: u64,
     /// The last event that is held.
     pub last_event: Watermark,
-    /// The largest name that this user gave a message here; empty if none.
-    pub last_message_id: String,
+}
+
+impl From<Head> for Known {
+    fn from(head: Head) -> Self {
+        Self {
+            conversation_id: head.conversation_id,
+            seq: head.seq,
+            last_event: head.last_event,
+        }
+    }
+}
+
+impl From<Known> for Head {
+    fn from(known: Known) -> Self {
+        Self {
+            conversation_id: known.conversation_id,
+            seq: known.seq,
+            last_event: known.last_event,
+        }
+    }
 }
 
 /// A message that is not known to be in its conversation yet.
@@ -49,8 +68,8 @@ pub struct Stored {
     pub inbox_version: Option<u64>,
     /// The heads, most recently changed first, up to the limit asked for.
     pub heads: Vec<Head>,
-    /// There are more heads than that.
-    pub more_heads: bool,
+    /// The last name that this device gave a message, by conversation; the most recent ones.
+    pub last_message_ids: Vec<(String, String)>,
     /// In the order in which they were queued.
     pub unsent: Vec<Unsent>,
     /// Own read marks that the server has not confirmed.

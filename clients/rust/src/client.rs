@@ -26,15 +26,6 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a user agent that the protocol allows.
 const USER_AGENT_BYTES_MAX: usize = 100;
 
-/// Whether a call that may have been carried out may be repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    /// It reads, or does the same thing again.
-    Harmless,
-    /// It is tried once.
-    Never,
-}
-
 /// A device's way to the server. Cheap to clone; clones share the connection and the tokens.
 #[derive(Clone)]
 pub struct Client {
@@ -156,8 +147,9 @@ impl Client {
         crate::session::connect(self.clone(), options).await
     }
 
-    /// A call with the device's token, refreshed once if the server says that it has expired.
-    pub(crate) async fn call<Q, A, F, W>(&self, repeat: Repeat, message: Q, call: F) -> Result<A>
+    /// A call with the device's token, refreshed once if the server says that it has expired. It is
+    /// repeated after errors that may pass, so it must do no harm when it is carried out twice.
+    pub(crate) async fn call<Q, A, F, W>(&self, message: Q, call: F) -> Result<A>
     where
         Q: Clone,
         F: Fn(Channel, Request<Q>) -> W,
@@ -182,7 +174,7 @@ impl Client {
             let again = match error.kind() {
                 ErrorKind::Rejected => false,
                 ErrorKind::Retryable => error.reason() != ErrorReason::TokenExpired,
-                ErrorKind::Unknown => repeat == Repeat::Harmless,
+                ErrorKind::Unknown => true,
             };
             let patient = error.retry_after().is_none_or(|w| w <= RETRY_AFTER_MAX);
             if !again || !patient || tries == TRIES_MAX {

@@ -9,7 +9,7 @@ use proto::messaging::v1::{
 
 use crate::{
     accounts::present,
-    client::{Client, Repeat},
+    client::Client,
     error::Result,
     model::{
         ChangesPage, Conversation, ConversationsPage, EventPage, EventRange, MessagePage,
@@ -24,7 +24,7 @@ impl Client {
             user_id: user_id.to_owned(),
         };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 MessagingServiceClient::new(channel)
                     .open_direct_conversation(request)
                     .await
@@ -46,7 +46,7 @@ impl Client {
             page_token: page_token.to_owned(),
             min_inbox_version,
         };
-        self.call(Repeat::Harmless, request, async |channel, request| {
+        self.call(request, async |channel, request| {
             MessagingServiceClient::new(channel)
                 .list_conversations(request)
                 .await
@@ -60,7 +60,7 @@ impl Client {
             conversation_id: conversation_id.to_owned(),
         };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 MessagingServiceClient::new(channel)
                     .get_conversation(request)
                     .await
@@ -81,7 +81,7 @@ impl Client {
             page_size,
             min_inbox_version,
         };
-        self.call(Repeat::Harmless, request, async |channel, request| {
+        self.call(request, async |channel, request| {
             MessagingServiceClient::new(channel)
                 .list_changes(request)
                 .await
@@ -94,7 +94,7 @@ impl Client {
     pub async fn list_messages(&self, ranges: Vec<MessageRange>) -> Result<Vec<MessagePage>> {
         let request = ListMessagesRequest { ranges };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 MessagingServiceClient::new(channel)
                     .list_messages(request)
                     .await
@@ -107,7 +107,7 @@ impl Client {
     pub async fn list_events(&self, ranges: Vec<EventRange>) -> Result<Vec<EventPage>> {
         let request = ListEventsRequest { ranges };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 MessagingServiceClient::new(channel)
                     .list_events(request)
                     .await
@@ -130,7 +130,7 @@ impl Client {
             text: text.to_owned(),
         };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 MessagingServiceClient::new(channel)
                     .send_message(request)
                     .await
@@ -151,7 +151,7 @@ impl Client {
             message_id: message_id.to_owned(),
         };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 MessagingServiceClient::new(channel)
                     .get_send_status(request)
                     .await
@@ -174,7 +174,7 @@ impl Client {
             conversation_id: conversation_id.to_owned(),
             up_to: Some(up_to),
         };
-        self.call(Repeat::Harmless, request, async |channel, request| {
+        self.call(request, async |channel, request| {
             MessagingServiceClient::new(channel)
                 .mark_read(request)
                 .await
@@ -187,7 +187,7 @@ impl Client {
     pub async fn unread_total(&self, min_inbox_version: u64) -> Result<u64> {
         let request = GetUnreadTotalRequest { min_inbox_version };
         let answer = self
-            .call(Repeat::Harmless, request, async |channel, request| {
+            .call(request, async |channel, request| {
                 MessagingServiceClient::new(channel)
                     .get_unread_total(request)
                     .await

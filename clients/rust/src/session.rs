@@ -160,7 +160,7 @@ pub enum Event {
         /// The members whose marks have grown, and where they are now.
         members: Vec<MemberMarks>,
     },
-    /// The connection is gone, and is opened again after a while.
+    /// The connection is gone, or could not be made; it is tried again after a while.
     Disconnected {
         /// Why.
         error: Error,

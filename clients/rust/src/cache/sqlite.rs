@@ -1,49 +1,544 @@
 //! The cache in a SQLite file.
+//!
+//! One connection, used by one call at a time on a blocking thread. `synchronous` is NORMAL: what was
+//! applied survives the end of the program, and after a loss of power the file is as it was at some
+//! earlier batch, from which the session goes on.
 
-use std::path::Path;
-
-use async_trait::async_trait;
-
-use super::{Batch, Cache, Head, Stored};
-use crate::{
-    error::{Error, Result},
-    model::{Conversation, Message},
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-/// A cache in a SQLite file.
-#[derive(Debug)]
-pub struct SqliteCache {}
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use prost::Message as _;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite_migration::{M, Migrations};
+
+use super::{Batch, Cache, Head, Stored, Unsent};
+use crate::{
+    error::{Error, Result},
+    model::{Conversation, MemberMarks, Message, Watermark},
+};
+
+/// How long a call waits for another program that uses the same file.
+const BUSY_DEADLINE: Duration = Duration::from_secs(5);
+/// Messages that are kept of one conversation unless [`SqliteCache::keep`] says otherwise: some 5 MiB
+/// of the longest, and more than anybody scrolls back; older ones come from the server.
+const KEEP_MESSAGES: u64 = 10_000;
+/// How often old messages are removed: when the head passes a multiple of this.
+const PRUNE_EVERY: u64 = 256;
+/// Largest page of messages or conversations.
+const PAGE_MAX: usize = 10_000;
+
+const SCHEMA: &str = "
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE heads (
+    conversation_id TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    last_index INTEGER NOT NULL,
+    changed INTEGER NOT NULL
+);
+CREATE INDEX heads_by_change ON heads (changed);
+CREATE TABLE messages (
+    conversation_id TEXT NOT NULL,
+    message_index INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    time_unix_ms INTEGER NOT NULL,
+    sender_id TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    text TEXT NOT NULL,
+    PRIMARY KEY (conversation_id, message_index)
+) WITHOUT ROWID;
+CREATE TABLE conversations (
+    conversation_id TEXT PRIMARY KEY,
+    time_unix_ms INTEGER NOT NULL,
+    conversation BLOB NOT NULL
+);
+CREATE INDEX conversations_by_time ON conversations (time_unix_ms);
+CREATE TABLE marks (
+    conversation_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    delivered_seq INTEGER NOT NULL,
+    delivered_index INTEGER NOT NULL,
+    read_seq INTEGER NOT NULL,
+    read_index INTEGER NOT NULL,
+    PRIMARY KEY (conversation_id, user_id)
+) WITHOUT ROWID;
+CREATE TABLE unsent (
+    queued INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation_id TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    text TEXT NOT NULL,
+    UNIQUE (conversation_id, message_id)
+);
+CREATE TABLE last_message_ids (
+    conversation_id TEXT PRIMARY KEY,
+    message_id TEXT NOT NULL,
+    changed INTEGER NOT NULL
+);
+CREATE TABLE reads (
+    conversation_id TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    message_index INTEGER NOT NULL
+);
+";
+
+/// The one row of `facts` that says whose cache it is.
+const USER: &str = "user_id";
+/// The one that says what it is complete up to.
+const VERSION: &str = "inbox_version";
+
+/// A cache in a SQLite file. One file is for one device of one user.
+#[derive(Debug, Clone)]
+pub struct SqliteCache {
+    connection: Arc<Mutex<Connection>>,
+    keep_messages: u64,
+}
 
 impl SqliteCache {
-    /// Opens or makes the file, and brings its schema up to date.
-    pub async fn open(_path: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self {})
+    /// Opens or makes the file, and brings its schema up to date. Refuses a newer one.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let connection = tokio::task::spawn_blocking(move || open(&path))
+            .await
+            .map_err(|error| Error::Storage(error.to_string()))??;
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            keep_messages: KEEP_MESSAGES,
+        })
+    }
+
+    /// How many messages of a conversation are kept; default 10,000. Older ones come from the server.
+    #[must_use]
+    pub fn keep(mut self, messages: u64) -> Self {
+        self.keep_messages = messages.max(1);
+        self
+    }
+
+    async fn run<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let connection = self.connection.clone();
+        tokio::task::spawn_blocking(move || work(&mut connection.lock()))
+            .await
+            .map_err(|error| Error::Storage(error.to_string()))?
+            .map_err(|error| Error::Storage(format!("cache: {error}")))
     }
 }
 
-fn not_yet<T>() -> Result<T> {
-    Err(Error::Storage("the cache is not written yet".to_owned()))
+fn open(path: &PathBuf) -> Result<Connection> {
+    let failed = |error: rusqlite::Error| Error::Storage(format!("{}: {error}", path.display()));
+    let mut connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(BUSY_DEADLINE).map_err(failed)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "synchronous", "NORMAL")
+        .map_err(failed)?;
+    Migrations::new(vec![M::up(SCHEMA)])
+        .to_latest(&mut connection)
+        .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))?;
+    Ok(connection)
 }
 
 #[async_trait]
 impl Cache for SqliteCache {
-    async fn load(&self, _user_id: &str, _heads_max: usize) -> Result<Stored> {
-        not_yet()
+    async fn load(&self, user_id: &str, heads_max: usize) -> Result<Stored> {
+        let asked = user_id.to_owned();
+        let (owner, stored) = self
+            .run(move |connection| {
+                let transaction =
+                    connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let owner = match fact(&transaction, USER)? {
+                    Some(owner) => owner,
+                    None => {
+                        set_fact(&transaction, USER, &asked)?;
+                        asked
+                    }
+                };
+                let stored = load(&transaction, heads_max)?;
+                transaction.commit()?;
+                Ok((owner, stored))
+            })
+            .await?;
+        if owner != user_id {
+            return Err(Error::Storage(format!(
+                "the cache is of the user {owner}, not of {user_id}"
+            )));
+        }
+        Ok(stored)
     }
 
-    async fn heads(&self, _conversation_ids: &[String]) -> Result<Vec<Head>> {
-        not_yet()
+    async fn heads(&self, conversation_ids: &[String]) -> Result<Vec<Head>> {
+        let ids = conversation_ids.to_vec();
+        self.run(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT conversation_id, seq, last_seq, last_index FROM heads
+                 WHERE conversation_id = ?1",
+            )?;
+            let mut heads = Vec::new();
+            for id in ids {
+                heads.extend(select.query_row([id], head).optional()?);
+            }
+            Ok(heads)
+        })
+        .await
     }
 
-    async fn apply(&self, _batch: Batch) -> Result<()> {
-        not_yet()
+    async fn apply(&self, batch: Batch) -> Result<()> {
+        let keep = self.keep_messages;
+        self.run(move |connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            apply(&transaction, &batch, keep)?;
+            transaction.commit()
+        })
+        .await
     }
 
-    async fn messages(&self, _: &str, _: u64, _: usize) -> Result<Vec<Message>> {
-        not_yet()
+    async fn messages(
+        &self,
+        conversation_id: &str,
+        before_message_index: u64,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        let id = conversation_id.to_owned();
+        let before = match before_message_index {
+            0 => i64::MAX,
+            before => to_sql(before),
+        };
+        let limit = limit.min(PAGE_MAX);
+        self.run(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT seq, message_index, time_unix_ms, sender_id, message_id, text
+                 FROM messages WHERE conversation_id = ?1 AND message_index < ?2
+                 ORDER BY message_index DESC LIMIT ?3",
+            )?;
+            let rows = select.query_map(params![id, before, limit as i64], |row| {
+                Ok(Message {
+                    conversation_id: id.clone(),
+                    seq: from_sql(row.get(0)?),
+                    message_index: from_sql(row.get(1)?),
+                    time_unix_ms: row.get(2)?,
+                    sender_id: row.get(3)?,
+                    message_id: row.get(4)?,
+                    text: row.get(5)?,
+                })
+            })?;
+            rows.collect()
+        })
+        .await
     }
 
-    async fn conversations(&self, _: usize) -> Result<Vec<Conversation>> {
-        not_yet()
+    async fn conversations(&self, limit: usize) -> Result<Vec<Conversation>> {
+        let limit = limit.min(PAGE_MAX);
+        self.run(move |connection| conversations(connection, limit))
+            .await
     }
 }
+
+fn load(transaction: &Transaction<'_>, heads_max: usize) -> rusqlite::Result<Stored> {
+    let inbox_version = fact(transaction, VERSION)?.and_then(|version| version.parse().ok());
+    let limit = i64::try_from(heads_max).unwrap_or(i64::MAX);
+    let heads = transaction
+        .prepare(
+            "SELECT conversation_id, seq, last_seq, last_index FROM heads
+             ORDER BY changed DESC LIMIT ?1",
+        )?
+        .query_map([limit], head)?
+        .collect::<rusqlite::Result<_>>()?;
+    let last_message_ids = transaction
+        .prepare(
+            "SELECT conversation_id, message_id FROM last_message_ids
+             ORDER BY changed DESC LIMIT ?1",
+        )?
+        .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let unsent = transaction
+        .prepare("SELECT conversation_id, message_id, text FROM unsent ORDER BY queued")?
+        .query_map([], |row| {
+            Ok(Unsent {
+                conversation_id: row.get(0)?,
+                message_id: row.get(1)?,
+                text: row.get(2)?,
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let reads = transaction
+        .prepare("SELECT conversation_id, seq, message_index FROM reads")?
+        .query_map([], |row| {
+            let mark = watermark(row.get(1)?, row.get(2)?);
+            Ok((row.get(0)?, mark))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Stored {
+        inbox_version,
+        heads,
+        last_message_ids,
+        unsent,
+        reads,
+    })
+}
+
+fn apply(transaction: &Transaction<'_>, batch: &Batch, keep: u64) -> rusqlite::Result<()> {
+    for message in &batch.messages {
+        insert_message(transaction, message)?;
+        if message.message_index % PRUNE_EVERY == 0 {
+            prune(transaction, message, keep)?;
+        }
+    }
+    for head in &batch.heads {
+        transaction
+            .prepare_cached(
+                "INSERT INTO heads (conversation_id, seq, last_seq, last_index, changed)
+                 VALUES (?1, ?2, ?3, ?4, (SELECT COALESCE(MAX(changed), 0) + 1 FROM heads))
+                 ON CONFLICT (conversation_id) DO UPDATE SET seq = excluded.seq,
+                     last_seq = excluded.last_seq, last_index = excluded.last_index,
+                     changed = excluded.changed",
+            )?
+            .execute(params![
+                head.conversation_id,
+                to_sql(head.seq),
+                to_sql(head.last_event.seq),
+                to_sql(head.last_event.message_index),
+            ])?;
+    }
+    for conversation in &batch.conversations {
+        insert_conversation(transaction, conversation)?;
+    }
+    for (conversation_id, member) in &batch.marks {
+        raise_marks(transaction, conversation_id, member)?;
+    }
+    for unsent in &batch.queued {
+        queue(transaction, unsent)?;
+    }
+    for (conversation_id, message_id) in &batch.resolved {
+        transaction
+            .prepare_cached("DELETE FROM unsent WHERE conversation_id = ?1 AND message_id = ?2")?
+            .execute([conversation_id, message_id])?;
+    }
+    for (conversation_id, mark) in &batch.reads {
+        transaction
+            .prepare_cached(
+                "INSERT INTO reads (conversation_id, seq, message_index) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (conversation_id) DO UPDATE SET seq = excluded.seq,
+                     message_index = excluded.message_index WHERE excluded.seq > seq",
+            )?
+            .execute(params![
+                conversation_id,
+                to_sql(mark.seq),
+                to_sql(mark.message_index)
+            ])?;
+    }
+    for (conversation_id, mark) in &batch.reads_confirmed {
+        transaction
+            .prepare_cached("DELETE FROM reads WHERE conversation_id = ?1 AND seq <= ?2")?
+            .execute(params![conversation_id, to_sql(mark.seq)])?;
+    }
+    if let Some(version) = batch.inbox_version {
+        set_fact(transaction, VERSION, &version.to_string())?;
+    }
+    Ok(())
+}
+
+fn insert_message(transaction: &Transaction<'_>, message: &Message) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT OR IGNORE INTO messages (conversation_id, message_index, seq, time_unix_ms,
+                 sender_id, message_id, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            message.conversation_id,
+            to_sql(message.message_index),
+            to_sql(message.seq),
+            message.time_unix_ms,
+            message.sender_id,
+            message.message_id,
+            message.text,
+        ])?;
+    Ok(())
+}
+
+/// Removes what is older than the newest `keep` messages of the conversation.
+fn prune(transaction: &Transaction<'_>, newest: &Message, keep: u64) -> rusqlite::Result<()> {
+    let last_removed = newest.message_index.saturating_sub(keep);
+    transaction
+        .prepare_cached("DELETE FROM messages WHERE conversation_id = ?1 AND message_index <= ?2")?
+        .execute(params![newest.conversation_id, to_sql(last_removed)])?;
+    Ok(())
+}
+
+fn insert_conversation(
+    transaction: &Transaction<'_>,
+    conversation: &Conversation,
+) -> rusqlite::Result<()> {
+    let mut conversation = conversation.clone();
+    if conversation.peer.is_none() {
+        // Pushed rows do not have it; it does not change with them.
+        conversation.peer = row(transaction, &conversation.conversation_id)?.and_then(|r| r.peer);
+    }
+    let time = conversation.preview.as_ref().map_or(0, |p| p.time_unix_ms);
+    transaction
+        .prepare_cached(
+            "INSERT INTO conversations (conversation_id, time_unix_ms, conversation)
+             VALUES (?1, ?2, ?3) ON CONFLICT (conversation_id) DO UPDATE SET
+                 time_unix_ms = excluded.time_unix_ms, conversation = excluded.conversation",
+        )?
+        .execute(params![
+            conversation.conversation_id,
+            time,
+            conversation.encode_to_vec()
+        ])?;
+    let members = [&conversation.own_marks, &conversation.peer_marks];
+    for member in members.into_iter().flatten() {
+        raise_marks(transaction, &conversation.conversation_id, member)?;
+    }
+    Ok(())
+}
+
+fn row(connection: &Connection, conversation_id: &str) -> rusqlite::Result<Option<Conversation>> {
+    let blob: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT conversation FROM conversations WHERE conversation_id = ?1")?
+        .query_row([conversation_id], |row| row.get(0))
+        .optional()?;
+    Ok(blob.and_then(|blob| Conversation::decode(blob.as_slice()).ok()))
+}
+
+fn raise_marks(
+    transaction: &Transaction<'_>,
+    conversation_id: &str,
+    member: &MemberMarks,
+) -> rusqlite::Result<()> {
+    let (delivered, read) = (
+        member.delivered.unwrap_or_default(),
+        member.read.unwrap_or_default(),
+    );
+    transaction
+        .prepare_cached(
+            "INSERT INTO marks (conversation_id, user_id, delivered_seq, delivered_index,
+                 read_seq, read_index) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (conversation_id, user_id) DO UPDATE SET
+                 delivered_seq = MAX(delivered_seq, excluded.delivered_seq),
+                 delivered_index = MAX(delivered_index, excluded.delivered_index),
+                 read_seq = MAX(read_seq, excluded.read_seq),
+                 read_index = MAX(read_index, excluded.read_index)",
+        )?
+        .execute(params![
+            conversation_id,
+            member.user_id,
+            to_sql(delivered.seq),
+            to_sql(delivered.message_index),
+            to_sql(read.seq),
+            to_sql(read.message_index),
+        ])?;
+    Ok(())
+}
+
+fn queue(transaction: &Transaction<'_>, unsent: &Unsent) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT OR IGNORE INTO unsent (conversation_id, message_id, text) VALUES (?1, ?2, ?3)",
+        )?
+        .execute([&unsent.conversation_id, &unsent.message_id, &unsent.text])?;
+    transaction
+        .prepare_cached(
+            "INSERT INTO last_message_ids (conversation_id, message_id, changed)
+             VALUES (?1, ?2, (SELECT COALESCE(MAX(changed), 0) + 1 FROM last_message_ids))
+             ON CONFLICT (conversation_id) DO UPDATE SET message_id = excluded.message_id,
+                 changed = excluded.changed",
+        )?
+        .execute([&unsent.conversation_id, &unsent.message_id])?;
+    Ok(())
+}
+
+/// Rows, with the marks as they are by now.
+fn conversations(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<Conversation>> {
+    let blobs: Vec<Vec<u8>> = connection
+        .prepare_cached(
+            "SELECT conversation FROM conversations ORDER BY time_unix_ms DESC LIMIT ?1",
+        )?
+        .query_map([limit as i64], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut conversations = Vec::with_capacity(blobs.len());
+    for blob in blobs {
+        let Ok(mut conversation) = Conversation::decode(blob.as_slice()) else {
+            continue;
+        };
+        let id = &conversation.conversation_id;
+        let members = [&mut conversation.own_marks, &mut conversation.peer_marks];
+        for member in members.into_iter().flatten() {
+            if let Some(newer) = marks_of(connection, id, &member.user_id)? {
+                *member = newer;
+            }
+        }
+        conversations.push(conversation);
+    }
+    Ok(conversations)
+}
+
+fn marks_of(
+    connection: &Connection,
+    conversation_id: &str,
+    user_id: &str,
+) -> rusqlite::Result<Option<MemberMarks>> {
+    connection
+        .prepare_cached(
+            "SELECT delivered_seq, delivered_index, read_seq, read_index FROM marks
+             WHERE conversation_id = ?1 AND user_id = ?2",
+        )?
+        .query_row([conversation_id, user_id], |row| {
+            Ok(MemberMarks {
+                user_id: user_id.to_owned(),
+                delivered: Some(watermark(row.get(0)?, row.get(1)?)),
+                read: Some(watermark(row.get(2)?, row.get(3)?)),
+            })
+        })
+        .optional()
+}
+
+fn fact(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached("SELECT value FROM facts WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()
+}
+
+fn set_fact(connection: &Connection, name: &str, value: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES (?1, ?2)")?
+        .execute([name, value])?;
+    Ok(())
+}
+
+fn head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
+    Ok(Head {
+        conversation_id: row.get(0)?,
+        seq: from_sql(row.get(1)?),
+        last_event: watermark(row.get(2)?, row.get(3)?),
+    })
+}
+
+fn watermark(seq: i64, message_index: i64) -> Watermark {
+    Watermark {
+        seq: from_sql(seq),
+        message_index: from_sql(message_index),
+    }
+}
+
+/// SQLite has no unsigned integers; no conversation gets near 2^63 events.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

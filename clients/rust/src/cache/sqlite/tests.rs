@@ -1,0 +1,149 @@
+use super::*;
+
+const USER_ID: &str = "me";
+
+fn message(conversation_id: &str, message_index: u64) -> Message {
+    Message {
+        conversation_id: conversation_id.to_owned(),
+        seq: message_index,
+        message_index,
+        time_unix_ms: 1_000 + i64::try_from(message_index).unwrap(),
+        sender_id: "peer".to_owned(),
+        message_id: format!("m{message_index}"),
+        text: format!("text {message_index}"),
+    }
+}
+
+fn mark(seq: u64) -> Watermark {
+    Watermark {
+        seq,
+        message_index: seq,
+    }
+}
+
+fn head(conversation_id: &str, seq: u64) -> Head {
+    Head {
+        conversation_id: conversation_id.to_owned(),
+        seq,
+        last_event: mark(seq),
+    }
+}
+
+fn unsent(conversation_id: &str, message_id: &str) -> Unsent {
+    Unsent {
+        conversation_id: conversation_id.to_owned(),
+        message_id: message_id.to_owned(),
+        text: "hello".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn everything_is_there_after_opening_the_file_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let cache = SqliteCache::open(&path).await.unwrap();
+    assert_eq!(
+        cache.load(USER_ID, 10).await.unwrap(),
+        Stored::default(),
+        "a new cache is empty"
+    );
+    let queued = vec![unsent("b", "1"), unsent("a", "2"), unsent("b", "3")];
+    let batch = Batch {
+        messages: vec![message("a", 1), message("a", 2)],
+        heads: vec![head("a", 2), head("b", 0)],
+        inbox_version: Some(7),
+        queued,
+        reads: vec![("a".to_owned(), mark(2)), ("b".to_owned(), mark(1))],
+        ..Batch::default()
+    };
+    cache.apply(batch).await.unwrap();
+    let batch = Batch {
+        resolved: vec![("a".to_owned(), "2".to_owned())],
+        reads: vec![("a".to_owned(), mark(1))],
+        reads_confirmed: vec![("b".to_owned(), mark(1)), ("a".to_owned(), mark(1))],
+        ..Batch::default()
+    };
+    cache.apply(batch).await.unwrap();
+    drop(cache);
+
+    let cache = SqliteCache::open(&path).await.unwrap();
+    let mut stored = cache.load(USER_ID, 10).await.unwrap();
+    stored.heads.sort_by_key(|head| head.seq);
+    stored.last_message_ids.sort();
+    let last_ids = [("a", "2"), ("b", "3")].map(|(c, m)| (c.to_owned(), m.to_owned()));
+    let expected = Stored {
+        inbox_version: Some(7),
+        heads: vec![head("b", 0), head("a", 2)],
+        last_message_ids: last_ids.into(),
+        unsent: vec![unsent("b", "1"), unsent("b", "3")],
+        reads: vec![("a".to_owned(), mark(2))],
+    };
+    assert_eq!(stored, expected);
+    let page = cache.messages("a", 0, 10).await.unwrap();
+    assert_eq!(page, [message("a", 2), message("a", 1)]);
+    assert_eq!(cache.messages("a", 2, 10).await.unwrap(), [message("a", 1)]);
+    let known = cache.heads(&["a".to_owned(), "x".to_owned()]).await;
+    assert_eq!(known.unwrap(), [head("a", 2)]);
+}
+
+#[tokio::test]
+async fn a_cache_is_of_one_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = SqliteCache::open(dir.path().join("cache")).await.unwrap();
+    cache.load(USER_ID, 10).await.unwrap();
+    let error = cache.load("somebody else", 10).await.unwrap_err();
+    assert!(matches!(error, Error::Storage(_)));
+}
+
+#[tokio::test]
+async fn old_messages_go_so_that_the_file_stays_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = SqliteCache::open(dir.path().join("cache")).await.unwrap();
+    let cache = cache.keep(100);
+    for index in 1..=2 * PRUNE_EVERY {
+        let batch = Batch {
+            messages: vec![message("a", index)],
+            ..Batch::default()
+        };
+        cache.apply(batch).await.unwrap();
+    }
+    let kept = cache.messages("a", 0, PAGE_MAX).await.unwrap();
+    assert_eq!(kept.len(), 100);
+    assert_eq!(kept[0].message_index, 2 * PRUNE_EVERY);
+}
+
+#[tokio::test]
+async fn rows_are_listed_by_time_with_the_newest_marks_and_the_peer() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = SqliteCache::open(dir.path().join("cache")).await.unwrap();
+    let row = |id: &str, time_unix_ms| Conversation {
+        conversation_id: id.to_owned(),
+        preview: Some(crate::model::Preview {
+            time_unix_ms,
+            ..Default::default()
+        }),
+        peer_marks: Some(MemberMarks {
+            user_id: "peer".to_owned(),
+            ..MemberMarks::default()
+        }),
+        ..Conversation::default()
+    };
+    let mut listed = row("a", 5);
+    listed.peer = Some(crate::model::ProfileSnippet::default());
+    let read = MemberMarks {
+        user_id: "peer".to_owned(),
+        delivered: Some(mark(3)),
+        read: Some(mark(2)),
+    };
+    let batch = Batch {
+        conversations: vec![listed, row("b", 7), row("a", 9)],
+        marks: vec![("a".to_owned(), read.clone())],
+        ..Batch::default()
+    };
+    cache.apply(batch).await.unwrap();
+    let rows = cache.conversations(10).await.unwrap();
+    let ids: Vec<_> = rows.iter().map(|r| r.conversation_id.as_str()).collect();
+    assert_eq!(ids, ["a", "b"]);
+    assert_eq!(rows[0].peer_marks, Some(read));
+    assert!(rows[0].peer.is_some());
+}

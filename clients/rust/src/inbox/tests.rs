@@ -1,0 +1,464 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proto::messaging::v1::{Message, event::Kind};
+
+use super::*;
+
+const ME: &str = "me";
+const CONVERSATIONS: usize = 4;
+
+fn event(conversation: usize, seq: u64) -> RawEvent {
+    RawEvent {
+        conversation_id: conversation.to_string(),
+        seq,
+        message_index: seq,
+        time_unix_ms: 0,
+        sender_id: if seq % 3 == 0 { ME } else { "peer" }.to_owned(),
+        kind: Some(Kind::Message(Message {
+            message_id: format!("{conversation}-{seq}"),
+            text: String::new(),
+        })),
+    }
+}
+
+fn row(conversation: usize, version: u64, last_seq: u64) -> Conversation {
+    Conversation {
+        conversation_id: conversation.to_string(),
+        version,
+        last_seq,
+        last_message_index: last_seq,
+        ..Conversation::default()
+    }
+}
+
+/// What is true: which events there are, and at which version each came.
+#[derive(Default)]
+struct Server {
+    /// By version - 1: the conversation that got an event.
+    changes: Vec<usize>,
+    heads: [u64; CONVERSATIONS],
+}
+
+impl Server {
+    fn append(&mut self, conversation: usize) -> (RawEvent, u64) {
+        self.heads[conversation] += 1;
+        self.changes.push(conversation);
+        let event = event(conversation, self.heads[conversation]);
+        (event, self.version())
+    }
+
+    fn version(&self) -> u64 {
+        self.changes.len() as u64
+    }
+
+    /// Every seventh event is gone.
+    fn is_gone(seq: u64) -> bool {
+        seq % 7 == 5
+    }
+
+    fn list_changes(&self, after: u64, size: usize) -> (Vec<Conversation>, u64, bool) {
+        let mut last: BTreeMap<u64, usize> = BTreeMap::new();
+        for conversation in 0..CONVERSATIONS {
+            let at = self.changes.iter().rposition(|c| *c == conversation);
+            if let Some(at) = at
+                && at as u64 + 1 > after
+            {
+                last.insert(at as u64 + 1, conversation);
+            }
+        }
+        let more = last.len() > size;
+        let rows: Vec<_> = last
+            .iter()
+            .take(size)
+            .map(|(version, c)| row(*c, *version, self.heads[*c]))
+            .collect();
+        let version = match rows.last() {
+            Some(row) if more => row.version,
+            _ => self.version(),
+        };
+        (rows, version, more)
+    }
+
+    fn list_events(&self, fetch: &Fetch, size: u64) -> EventPage {
+        let conversation: usize = fetch.conversation_id.parse().unwrap();
+        let last_seq = self.heads[conversation];
+        if fetch.after_seq >= last_seq {
+            return EventPage {
+                conversation_id: fetch.conversation_id.clone(),
+                last_seq,
+                ..EventPage::default()
+            };
+        }
+        let to_seq = last_seq.min(fetch.after_seq + size);
+        EventPage {
+            conversation_id: fetch.conversation_id.clone(),
+            from_seq: fetch.after_seq + 1,
+            to_seq,
+            events: (fetch.after_seq + 1..=to_seq)
+                .filter(|seq| !Self::is_gone(*seq))
+                .map(|seq| event(conversation, seq))
+                .collect(),
+            last_seq,
+            more: to_seq < last_seq,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// An event happens; the pushes of it and of its row get lost or not.
+    Append(usize, bool, bool),
+    /// One of the pushes that are on their way arrives, and may stay to arrive again.
+    Arrive(usize, bool),
+    Heartbeat,
+    Lagging,
+    Reconnect,
+    /// Reads that are due are answered, with pages of some size, or fail.
+    Read(usize, bool),
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..CONVERSATIONS, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(c, a, b)| Step::Append(c, a, b)),
+        10 => (0..8_usize, prop::bool::weighted(0.2)).prop_map(|(i, b)| Step::Arrive(i, b)),
+        2 => Just(Step::Heartbeat),
+        1 => Just(Step::Lagging),
+        1 => Just(Step::Reconnect),
+        4 => (1..5_usize, prop::bool::weighted(0.2)).prop_map(|(n, b)| Step::Read(n, b)),
+        4 => Just(Step::Wait),
+    ]
+}
+
+#[derive(Clone)]
+enum Push {
+    Event(RawEvent),
+    Update(u64, Conversation),
+}
+
+struct World {
+    server: Server,
+    inbox: Inbox,
+    now: Instant,
+    under_way: Vec<Push>,
+    /// What was asked and is not answered.
+    fetches: Vec<Fetch>,
+    resume: Option<Resume>,
+    /// What came out: the seqs of each conversation.
+    told: [Vec<u64>; CONVERSATIONS],
+    /// Where each conversation began.
+    from: [u64; CONVERSATIONS],
+    version: Option<u64>,
+}
+
+impl World {
+    fn new(history: usize, start: Option<u64>) -> Self {
+        let mut server = Server::default();
+        for n in 0..history {
+            server.append(n % (CONVERSATIONS - 1));
+        }
+        let mut world = Self {
+            inbox: Inbox::new(ME, start, [], 100, false),
+            now: Instant::now(),
+            under_way: Vec::new(),
+            fetches: Vec::new(),
+            resume: None,
+            told: Default::default(),
+            from: [0; CONVERSATIONS],
+            version: start,
+            server,
+        };
+        world.inbox.connected(world.server.version(), world.now);
+        world
+    }
+
+    fn step(&mut self, step: Step) {
+        let mut out = Vec::new();
+        match step {
+            Step::Append(conversation, event_lost, row_lost) => {
+                let (event, version) = self.server.append(conversation);
+                let row = row(conversation, version, event.seq);
+                if !event_lost && !Server::is_gone(event.seq) {
+                    self.under_way.push(Push::Event(event));
+                }
+                if !row_lost {
+                    self.under_way.push(Push::Update(version - 1, row));
+                }
+            }
+            Step::Arrive(at, again) => {
+                if at < self.under_way.len() {
+                    let push = self.under_way[at].clone();
+                    if !again {
+                        self.under_way.remove(at);
+                    }
+                    match push {
+                        Push::Event(event) => self.inbox.event(event, self.now, &mut out),
+                        Push::Update(previous, row) => {
+                            let version = row.version;
+                            self.inbox
+                                .update(previous, version, vec![row], self.now, &mut out);
+                        }
+                    }
+                }
+            }
+            Step::Heartbeat => self.inbox.heartbeat(self.server.version(), self.now),
+            Step::Lagging => {
+                self.under_way.clear();
+                self.inbox.lagged(self.now);
+            }
+            Step::Reconnect => {
+                self.under_way.clear();
+                self.inbox.connected(self.server.version(), self.now);
+            }
+            Step::Read(size, fails) => self.read(size, fails, &mut out),
+            Step::Wait => {
+                if let Some(at) = self.inbox.wakes_at() {
+                    self.now = self.now.max(at);
+                }
+            }
+        }
+        self.check(out);
+        self.fetches.extend(self.inbox.take_fetch(self.now, 3));
+        let resume = self.inbox.take_resume(self.now);
+        assert!(resume.is_none() || self.resume.is_none());
+        self.resume = self.resume.or(resume);
+    }
+
+    fn read(&mut self, size: usize, fails: bool, out: &mut Vec<Output>) {
+        if let Some(asked) = self.resume.take() {
+            let (rows, version, more) = self.server.list_changes(asked.after_version, size);
+            if fails {
+                self.inbox.resume_failed(None, self.now);
+            } else {
+                assert!(
+                    self.inbox
+                        .changes(asked, version, rows, more, self.now, out)
+                );
+            }
+        }
+        for fetch in std::mem::take(&mut self.fetches) {
+            if fails {
+                self.inbox.fetch_failed(&fetch, None, self.now);
+            } else {
+                let page = self.server.list_events(&fetch, size as u64);
+                self.inbox.page(&fetch, page, self.now, out);
+            }
+        }
+    }
+
+    fn check(&mut self, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Event(event) => {
+                    let conversation: usize = event.conversation_id.parse().unwrap();
+                    let told = &mut self.told[conversation];
+                    assert!(
+                        told.last() < Some(&event.seq),
+                        "{told:?} then {}",
+                        event.seq
+                    );
+                    told.push(event.seq);
+                }
+                Output::Version(version) => {
+                    assert!(self.version < Some(version));
+                    self.version = Some(version);
+                    // Whoever starts again from this version hears of everything that was not told.
+                    let (rows, _, _) = self.server.list_changes(version, CONVERSATIONS);
+                    for (c, head) in self.server.heads.into_iter().enumerate() {
+                        if !rows.iter().any(|row| row.conversation_id == c.to_string()) {
+                            self.is_told(c, head);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Everything up to `head` has been told, if it can be.
+    fn is_told(&self, conversation: usize, head: u64) {
+        let told = &self.told[conversation];
+        let from = self.from[conversation];
+        let expected: Vec<_> = (from + 1..=head).filter(|s| !Server::is_gone(*s)).collect();
+        let told: Vec<_> = told.iter().copied().filter(|s| *s <= head).collect();
+        let missing: Vec<_> = expected.iter().filter(|s| !told.contains(s)).collect();
+        assert!(missing.is_empty(), "{conversation}: not told {missing:?}");
+    }
+
+    /// From now on the network is good: one heartbeat, and all is there.
+    fn finish(&mut self) {
+        self.step(Step::Heartbeat);
+        for _ in 0..10_000 {
+            if self.inbox.is_complete() && self.inbox.gaps.is_empty() && self.fetches.is_empty() {
+                break;
+            }
+            self.step(Step::Wait);
+            self.step(Step::Read(3, false));
+        }
+        assert!(self.inbox.is_complete(), "{:?}", self.inbox.versions);
+        assert_eq!(self.version, Some(self.inbox.version()));
+        assert_eq!(self.version, Some(self.server.version()));
+        for conversation in 0..CONVERSATIONS {
+            self.is_told(conversation, self.server.heads[conversation]);
+        }
+        assert_eq!(self.inbox.early, 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn events_come_in_order_once_and_none_is_missing_after_a_heartbeat(
+        history in 0..20_usize,
+        steps in prop::collection::vec(step(), 0..200),
+    ) {
+        let mut world = World::new(history, Some(0));
+        for step in steps {
+            world.step(step);
+        }
+        world.finish();
+    }
+
+    #[test]
+    fn a_session_without_a_past_begins_at_the_present_and_misses_nothing_after(
+        history in 0..20_usize,
+        listing in prop::collection::vec((1..3_usize, prop::bool::weighted(0.2)), 0..6),
+        steps in prop::collection::vec(step(), 0..200),
+    ) {
+        let mut world = World::new(history, None);
+        world.from = world.server.heads;
+        for (size, fails) in listing {
+            world.step(Step::Read(size, fails));
+            world.step(Step::Wait);
+        }
+        while !world.inbox.is_complete() {
+            world.step(Step::Wait);
+            world.step(Step::Read(2, false));
+        }
+        prop_assert!(world.told.iter().all(Vec::is_empty), "history is not news");
+        for step in steps {
+            world.step(step);
+        }
+        world.finish();
+    }
+
+    #[test]
+    fn what_happens_while_rows_are_listed_is_told_or_shown_by_its_row(
+        history in 1..20_usize,
+        steps in prop::collection::vec(step(), 0..100),
+    ) {
+        let mut world = World::new(history, None);
+        let before = world.server.heads;
+        // What is not told may be in a row of the listing, which shows it.
+        world.from = [u64::MAX - 1; CONVERSATIONS];
+        for step in steps {
+            world.step(step);
+        }
+        world.from = world.server.heads;
+        world.finish();
+        for (told, head) in world.told.iter().zip(before) {
+            prop_assert!(told.iter().all(|seq| *seq > head), "history is not news");
+            let dense = told.windows(2).all(|w| (w[0] + 1..w[1]).all(Server::is_gone));
+            prop_assert!(dense, "{:?}", told);
+        }
+    }
+}
+
+#[test]
+fn a_page_that_covers_gone_events_ends_the_asking() {
+    let now = Instant::now();
+    let mut inbox = Inbox::new(ME, Some(0), [], 100, false);
+    let mut out = Vec::new();
+    inbox.update(0, 1, vec![row(0, 1, 9)], now, &mut out);
+    let fetch = inbox.take_fetch(now + GRACE, 10).remove(0);
+    let page = EventPage {
+        conversation_id: "0".to_owned(),
+        from_seq: 1,
+        to_seq: 9,
+        last_seq: 9,
+        ..EventPage::default()
+    };
+    inbox.page(&fetch, page, now, &mut out);
+    assert!(out.contains(&Output::Version(1)));
+    assert!(inbox.take_fetch(now + 10 * RETRY_WAIT.1, 10).is_empty());
+}
+
+#[test]
+fn what_waits_for_earlier_events_is_bounded() {
+    let now = Instant::now();
+    let mut inbox = Inbox::new(ME, Some(0), [], 100, false);
+    let mut out = Vec::new();
+    for seq in (2..10_000).rev() {
+        for conversation in 0..40 {
+            inbox.event(event(conversation, seq), now, &mut out);
+        }
+    }
+    assert!(inbox.early <= EARLY_MAX);
+    assert!(out.is_empty());
+}
+
+#[test]
+fn places_are_forgotten_above_the_limit_but_none_that_lacks_something() {
+    let now = Instant::now();
+    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
+    let mut out = Vec::new();
+    inbox.event(event(0, 2), now, &mut out);
+    for conversation in 1..1_000 {
+        // Told by myself: nothing to acknowledge.
+        inbox.event(event(conversation, 1), now, &mut out);
+        while inbox.take_undelivered().is_some() {}
+    }
+    assert!(inbox.places.len() <= 10);
+    assert!(inbox.knows("0"));
+}
+
+#[test]
+fn an_acknowledgement_is_made_once_and_again_if_it_got_lost() {
+    let now = Instant::now();
+    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
+    let mut out = Vec::new();
+    inbox.connected(0, now);
+    inbox.event(event(0, 1), now, &mut out);
+    inbox.event(event(0, 2), now, &mut out);
+    assert_eq!(inbox.take_undelivered().unwrap().1.seq, 2);
+    let mut row = row(0, 1, 2);
+    row.own_marks = Some(MemberMarks {
+        user_id: ME.to_owned(),
+        ..MemberMarks::default()
+    });
+    inbox.update(0, 1, vec![row.clone()], now, &mut out);
+    assert_eq!(inbox.take_undelivered(), None);
+    inbox.connected(2, now);
+    row.version = 2;
+    inbox.update(1, 2, vec![row], now, &mut out);
+    assert_eq!(inbox.take_undelivered().unwrap().1.seq, 2);
+}
+
+#[test]
+fn marks_only_grow() {
+    let marks = |delivered, read| MemberMarks {
+        user_id: "peer".to_owned(),
+        delivered: Some(Watermark {
+            seq: delivered,
+            message_index: delivered,
+        }),
+        read: Some(Watermark {
+            seq: read,
+            message_index: read,
+        }),
+    };
+    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
+    let mut out = Vec::new();
+    inbox.event(event(0, 1), Instant::now(), &mut out);
+    out.clear();
+    for (delivered, read) in [(5, 2), (4, 3), (5, 3), (1, 1)] {
+        inbox.marks("0".to_owned(), vec![marks(delivered, read)], &mut out);
+    }
+    let expected: Vec<_> = [(5, 2), (5, 3)]
+        .map(|(d, r)| Output::Marks("0".to_owned(), vec![marks(d, r)]))
+        .into();
+    assert_eq!(out, expected);
+}
