@@ -20,7 +20,7 @@ use runtime::{
     status::read_status,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
-use tonic::{Code, Status, metadata::MetadataValue};
+use tonic::{Code, Status, Streaming, metadata::MetadataValue};
 
 use super::*;
 use crate::store::sqlite::SqliteStore;
@@ -301,7 +301,7 @@ async fn an_announced_change_reaches_who_was_told_the_route() {
         .await
         .unwrap()
         .into_inner();
-    let first = changes.message().await.unwrap().unwrap();
+    let first = next(&mut changes).await.unwrap().unwrap();
     assert!(first.routes.is_empty());
     let ask = GetRoutesRequest {
         subscriber: "asker".to_owned(),
@@ -315,7 +315,7 @@ async fn an_announced_change_reaches_who_was_told_the_route() {
     assert_eq!(answer.routes[0].edges, [EDGE]);
     assert_eq!(u64::from(answer.lease_ms), 5 * 60 * 1_000);
     announcer.closed(user, 1);
-    let told = changes.message().await.unwrap().unwrap();
+    let told = next(&mut changes).await.unwrap().unwrap();
     assert_eq!(told.routes[0].user_id, user.as_bytes());
     assert!(told.routes[0].edges.is_empty());
     // A newer watch of the same asker ends this one.
@@ -324,12 +324,19 @@ async fn an_announced_change_reaches_who_was_told_the_route() {
     };
     let newer = world.registry().watch_routes(request).await.unwrap();
     assert_eq!(
-        reason(changes.message().await),
+        reason(next(&mut changes).await),
         ErrorReason::SessionReplaced
     );
     drop(newer);
     assert!(tasks.stop(DEADLINE).await);
     running.stop().await;
+}
+
+/// The next message, which must come.
+async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    tokio::time::timeout(DEADLINE, stream.message())
+        .await
+        .unwrap()
 }
 
 fn reason<T>(result: Result<T, Status>) -> ErrorReason {
@@ -388,7 +395,7 @@ async fn bad_requests_have_named_reasons() {
             .unwrap()
             .into_inner();
         loop {
-            match answers.message().await {
+            match next(&mut answers).await {
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
                 Err(status) => return Some(read_status(&status).reason),

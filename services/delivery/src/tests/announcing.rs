@@ -1,5 +1,10 @@
 //! To the registry.
 
+use std::pin::pin;
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+
 use super::*;
 use crate::{Announcer, AnnouncerConfig};
 
@@ -13,16 +18,33 @@ fn start(tasks: &Tasks) -> (Registry, Announcer) {
 }
 
 #[tokio::test]
-async fn an_opened_session_is_known_when_its_future_resolves() {
+async fn an_opened_session_waits_until_it_is_known_even_if_the_registry_restarts() {
+    let tasks = Tasks::new();
+    let (registry, announcer) = start(&tasks);
+    announcer.opened(UserId::generate(), 1).await;
+    let gate = &registry.0.announce_gate;
+    gate.forget_permits(Semaphore::MAX_PERMITS);
+    let user = UserId::generate();
+    let mut opened = pin!(announcer.opened(user, 2));
+    let told = || registry.0.state.lock().sessions.get(&2) == Some(&user);
+    eventually("the registry is told", told).await;
+    assert!(opened.as_mut().now_or_never().is_none());
+    // It restarts before it has answered, and is told again.
+    registry.restart_announcing();
+    assert!(!told());
+    eventually("the registry is told again", told).await;
+    assert!(opened.as_mut().now_or_never().is_none());
+    gate.add_permits(100);
+    opened.await;
+}
+
+#[tokio::test]
+async fn a_closed_session_is_forgotten() {
     let tasks = Tasks::new();
     let (registry, announcer) = start(&tasks);
     for session_id in 1..=20 {
         let user = UserId::generate();
         announcer.opened(user, session_id).await;
-        assert_eq!(
-            registry.0.state.lock().sessions.get(&session_id),
-            Some(&user)
-        );
         if session_id % 2 == 0 {
             announcer.closed(user, session_id);
         }

@@ -58,6 +58,8 @@ pub(super) struct FakeRegistry {
     pub(super) state: Mutex<FakeState>,
     /// A permit for every `GetRoutes` that may be answered.
     pub(super) gate: Semaphore,
+    /// A permit for every announcement that may be answered.
+    pub(super) announce_gate: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -83,6 +85,7 @@ impl Registry {
         let registry = Self(Arc::new(FakeRegistry {
             state: Mutex::new(FakeState::default()),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            announce_gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         }));
         let service = RegistryServiceServer::new(registry.clone());
         let router = tonic::transport::Server::builder().add_service(service);
@@ -162,13 +165,19 @@ impl RegistryService for Registry {
             state.end_announcing.clone()
         };
         let mut first_part = true;
-        let answers = request.into_inner().map(move |request| {
-            let request = request?;
-            registry.apply(&request, first_part);
-            first_part = request.snapshot && !request.snapshot_continues;
-            Ok(AnnounceResponse {
-                sequence: request.sequence,
-            })
+        let answers = request.into_inner().then(move |request| {
+            let answer = request.map(|request| {
+                registry.apply(&request, first_part);
+                first_part = request.snapshot && !request.snapshot_continues;
+                AnnounceResponse {
+                    sequence: request.sequence,
+                }
+            });
+            let gate = registry.0.announce_gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                answer
+            }
         });
         Ok(Response::new(Box::pin(
             answers.take_until(end.cancelled_owned()),

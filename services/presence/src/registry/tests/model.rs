@@ -114,7 +114,7 @@ impl World {
     fn new() -> Self {
         let config = Config {
             changes_per_watcher_max: 3,
-            leases_per_watcher_max: 6,
+            leases_per_watcher_max: 3,
             ..config()
         };
         Self {
