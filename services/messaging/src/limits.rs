@@ -45,6 +45,11 @@ pub const TAIL_EVENTS_MAX: usize = 20;
 /// Records that a partition holds which are not yet in the store, or wait for a load: above it, it
 /// stops reading. At 4 KiB each at most 64 MiB.
 pub const UNPERSISTED_MAX: usize = 16_384;
+/// How long the first change of a batch waits for others to share the cost of persisting: nothing but
+/// badges waits for it.
+pub const PERSIST_DELAY: Duration = Duration::from_millis(10);
+/// Events that are enough for a batch without waiting.
+pub const PERSIST_NOW: usize = 1_024;
 /// Records read and sequenced at a time: readers wait for the partition's lock no longer than this takes.
 pub const INGEST_MAX: usize = 256;
 /// Records of the inbox applied at a time.

@@ -139,6 +139,11 @@ impl Core {
         held < UNPERSISTED_MAX
     }
 
+    /// Events that no batch has yet.
+    pub(crate) const fn unpersisted(&self) -> usize {
+        self.io.events.len()
+    }
+
     /// Records that could not be decoded; each was a no-op, for every reader alike.
     pub(crate) const fn malformed(&self) -> u64 {
         self.io.malformed

@@ -8,12 +8,15 @@ use event_log::{EventLog, LogError, NewRecord, PartitionReader, Record, Topic, U
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use runtime::{ids::ConversationId, shutdown::CancellationToken};
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 
 use super::core::{Batch, Core, Name, Output};
 use crate::{
     codec,
-    limits::{INGEST_MAX, POSITION_INTERVAL, SYNC_INTERVAL},
+    limits::{INGEST_MAX, PERSIST_DELAY, PERSIST_NOW, POSITION_INTERVAL, SYNC_INTERVAL},
     model::{ConversationState, Event, InboxChange},
     readers::{log_identity, reader_id},
     store::{LogIdentity, ReaderId, Store, StoreError},
@@ -102,6 +105,7 @@ pub(crate) async fn run(
             id: &id,
             io: FuturesUnordered::new(),
             busy: false,
+            cut_at: None,
             position,
             saved: position,
             synced: position,
@@ -153,6 +157,8 @@ struct Run<'a> {
     io: FuturesUnordered<BoxFuture<'static, Done>>,
     /// A batch is being persisted or published.
     busy: bool,
+    /// When the next batch is to be cut; `None` while nothing has changed.
+    cut_at: Option<Instant>,
     /// Everything below is durable in store and topics.
     position: u64,
     /// The position in the store.
@@ -170,6 +176,13 @@ impl Run<'_> {
         let (mut saving, mut syncing) = (false, false);
         loop {
             let has_room = self.owned.core.lock().has_room();
+            let cut_at = self.cut_at.filter(|_| !self.busy);
+            let cut = async {
+                match cut_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let turn = tokio::select! {
                 records = reader.next(INGEST_MAX), if has_room => self.ingest(records),
                 Some(done) = self.io.next(), if !self.io.is_empty() => match done {
@@ -186,6 +199,7 @@ impl Run<'_> {
                     }
                     done => self.done(done),
                 },
+                () = cut => None,
                 _ = save.tick(), if !saving && self.position > self.saved => {
                     saving = true;
                     self.io.push(save_position(self.context.store.clone(), self.at(self.position)));
@@ -246,7 +260,11 @@ impl Run<'_> {
         let (outputs, loads, finds, batch, idle_at) = {
             let mut core = self.owned.core.lock();
             let outputs = core.take_outputs();
-            let batch = if self.busy { None } else { core.cut() };
+            let batch = if self.may_cut(&core) {
+                core.cut()
+            } else {
+                None
+            };
             let idle = !self.busy && batch.is_none() && !core.has_changes();
             let idle_at = idle.then(|| core.low_water());
             (
@@ -285,6 +303,21 @@ impl Run<'_> {
             // Nothing is left to make durable, so what was only skipped or refused is passed too.
             self.position = self.position.max(position);
         }
+    }
+
+    /// Whether it is time for a batch. The store is not on the way of a message (N3), so a batch may wait
+    /// a moment for more to share its cost.
+    fn may_cut(&mut self, core: &Core) -> bool {
+        if self.busy || !core.has_changes() {
+            return false;
+        }
+        let now = Instant::now();
+        let cut_at = *self.cut_at.get_or_insert(now + PERSIST_DELAY);
+        let due = cut_at <= now || core.unpersisted() >= PERSIST_NOW;
+        if due {
+            self.cut_at = None;
+        }
+        due
     }
 
     fn done(&mut self, done: Done) -> Option<Turn> {
