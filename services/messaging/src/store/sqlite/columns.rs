@@ -24,7 +24,7 @@ pub(super) struct Columns<'r>(pub(super) &'r Row<'r>);
 
 impl Columns<'_> {
     pub(super) fn integer(&self, at: usize) -> Result<i64, StoreError> {
-        Ok(self.0.get_ref(at)?.as_i64().map_err(unreadable)?)
+        self.0.get_ref(at)?.as_i64().map_err(unreadable)
     }
 
     pub(super) fn number(&self, at: usize) -> Result<u64, StoreError> {

@@ -1,10 +1,14 @@
-use std::fs;
-
 use runtime::sqlite::SqliteError;
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 
 use super::*;
-use crate::store::suite::{self, Fixture};
+use crate::{
+    model::{EventKind, Marks, MemberState, Preview, Watermark},
+    store::{
+        ConversationUpdate,
+        suite::{self, Fixture},
+    },
+};
 
 /// A store in a folder of its own.
 struct SqliteFixture {
@@ -50,3 +54,266 @@ impl Fixture for SqliteFixture {
 }
 
 suite::run_suite!(SqliteFixture::new());
+
+const ALL: SeqRange = SeqRange {
+    after_seq: 0,
+    before_seq: u64::MAX,
+};
+
+fn user(number: u8) -> UserId {
+    UserId::from_bytes([number; 16])
+}
+
+fn between(one: u8, other: u8) -> ConversationId {
+    ConversationId::direct(user(one), user(other)).unwrap()
+}
+
+fn event(conversation: ConversationId, seq: u64) -> Event {
+    Event {
+        conversation,
+        seq,
+        message_index: seq,
+        log_offset: seq,
+        time_unix_ms: 1_000,
+        kind: EventKind::Message,
+        sender: conversation.members()[0],
+        message_id: MessageId::from_bytes([7; 16]),
+        body: vec![1, 2, 3].into(),
+    }
+}
+
+fn update(conversation: ConversationId, head_seq: u64, base_head_seq: u64) -> ConversationUpdate {
+    let mut state = ConversationState::new(conversation);
+    state.head_seq = head_seq;
+    state.members.push(MemberState {
+        user: conversation.members()[0],
+        message_id_max: Some(MessageId::from_bytes([7; 16])),
+        marks: Marks::default(),
+    });
+    ConversationUpdate {
+        state,
+        base_head_seq,
+    }
+}
+
+fn change(me: u8, other: u8, seq: u64) -> InboxChange {
+    InboxChange {
+        user: user(me),
+        conversation: between(me, other),
+        last: Watermark {
+            seq,
+            message_index: seq,
+        },
+        preview: Some(Preview {
+            sender: user(other),
+            message_id: MessageId::from_bytes([7; 16]),
+            seq,
+            time_unix_ms: 1_000,
+            text: "text".to_owned(),
+        }),
+        own: Marks::default(),
+        peer: Marks::default(),
+    }
+}
+
+/// A store that holds one of everything.
+async fn filled() -> SqliteFixture {
+    let fixture = SqliteFixture::new();
+    let store = fixture.store();
+    let batch = SequencedBatch {
+        events: vec![event(between(1, 2), 1)],
+        conversations: vec![update(between(1, 2), 1, 0)],
+    };
+    store.persist(batch).await.unwrap();
+    store.apply_inbox(vec![(5, change(1, 2, 1))]).await.unwrap();
+    let (reader, log) = reader();
+    store.open_reader(reader.clone(), log).await.unwrap();
+    store.save_positions(vec![(reader, 5)]).await.unwrap();
+    fixture
+}
+
+fn reader() -> (ReaderId, LogIdentity) {
+    let reader = ReaderId {
+        reader: "inbox",
+        topic: "inbox",
+        partition: 0,
+    };
+    let log = LogIdentity {
+        log_id: "log".to_owned(),
+        topic_id: "topic".to_owned(),
+        partitions: 1,
+    };
+    (reader, log)
+}
+
+#[tokio::test]
+async fn no_statement_scans_a_table_or_sorts_one() {
+    let fixture = SqliteFixture::new();
+    let connection = Connection::open(fixture.path()).unwrap();
+    let all = [
+        conversations::SEARCHES,
+        inboxes::SEARCHES,
+        readers::SEARCHES,
+    ];
+    for statement in all.concat() {
+        let plan = format!("EXPLAIN QUERY PLAN {statement}");
+        let mut explain = connection.prepare(&plan).unwrap();
+        let unbound = vec![rusqlite::types::Null; explain.parameter_count()];
+        let steps: Vec<String> = explain
+            .query_map(rusqlite::params_from_iter(unbound), |row| row.get(3))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert!(!steps.is_empty(), "{statement}");
+        for step in steps {
+            // SEARCH goes through an index; SCAN and TEMP B-TREE grow with the table.
+            let is_lookup = step.starts_with("SEARCH") || step.starts_with("SCALAR SUBQUERY");
+            assert!(is_lookup, "{step} of {statement}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_leaves_nothing_behind() {
+    let fixture = filled().await;
+    let store = fixture.store();
+    let (good, bad) = (between(3, 4), between(1, 2));
+    let mut differs = event(bad, 1);
+    differs.body = vec![9].into();
+    let mut too_large = event(bad, 2);
+    too_large.log_offset = u64::MAX;
+    let failing = [
+        (differs, update(bad, 1, 0)),
+        (too_large, update(bad, 2, 1)),
+        (event(bad, 9), update(bad, 9, 8)),
+        // Its state is not in the batch.
+        (event(between(8, 9), 1), update(bad, 1, 0)),
+    ];
+    for (event_of_bad, update_of_bad) in failing {
+        let batch = SequencedBatch {
+            events: vec![event(good, 1), event_of_bad],
+            conversations: vec![update(good, 1, 0), update_of_bad],
+        };
+        assert!(store.persist(batch).await.is_err());
+        let states = store.load_conversations(vec![good, bad]).await.unwrap();
+        assert_eq!(states, [update(bad, 1, 0).state]);
+        let events = store.events(good, ALL, false, 9, 99).await.unwrap();
+        assert!(events.is_empty());
+    }
+    let too_large = vec![(6, change(3, 4, 1)), (u64::MAX, change(1, 2, 2))];
+    assert!(store.apply_inbox(too_large).await.is_err());
+    let heads = store.inbox_heads(vec![user(3)]).await.unwrap();
+    assert_eq!(heads, [InboxHead::default()]);
+    let (reader, log) = reader();
+    let positions = vec![(reader.clone(), 9), (reader.clone(), u64::MAX)];
+    assert!(store.save_positions(positions).await.is_err());
+    assert_eq!(store.open_reader(reader, log).await.unwrap(), 5);
+}
+
+/// Calls everything that reads and answers what failed.
+async fn read_everything(store: &dyn Store) -> Vec<StoreError> {
+    let (me, with) = (user(1), between(1, 2));
+    let name = (with, user(1), MessageId::from_bytes([7; 16]));
+    let (reader, log) = reader();
+    let again = SequencedBatch {
+        events: vec![event(with, 1)],
+        conversations: vec![update(with, 1, 0)],
+    };
+    [
+        store.load_conversations(vec![with]).await.err(),
+        store.find_events(vec![name]).await.err(),
+        store.events(with, ALL, true, 9, 99).await.err(),
+        store.seq_of_message_index(with, 1).await.err(),
+        store.persist(again).await.err(),
+        store.inbox_heads(vec![me]).await.err(),
+        store.list_inbox(me, None, 9).await.err(),
+        store.inbox_changes(me, 0, 9).await.err(),
+        store.inbox_row(me, with).await.err(),
+        store.apply_inbox(vec![(9, change(1, 2, 2))]).await.err(),
+        store.open_reader(reader, log).await.err(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_corrupt() {
+    let sound = filled().await;
+    assert!(read_everything(sound.store()).await.is_empty());
+    for damage in [
+        "events SET kind = 99",
+        "events SET kind = -1",
+        "events SET kind = 257",
+        "events SET log_offset = -1",
+        "events SET sender = x'01'",
+        "members SET message_id_max = zeroblob(16)",
+        "members SET user_id = x''",
+        "members SET read_seq = -1",
+        "conversations SET head_seq = -1",
+        "conversations SET applied_end = -9223372036854775808",
+        "inbox SET conversation_id = zeroblob(33)",
+        "inbox SET last_seq = -1",
+        "inbox SET preview_sender = NULL",
+        "inbox SET preview_message_id = x'00'",
+        "inbox SET preview_text = CAST(x'ff' AS TEXT)",
+        "inbox_heads SET version = -1",
+        "inbox_heads SET unread_total = -1",
+        // Less than the row's own.
+        "inbox_heads SET unread_total = 0",
+        "reader_positions SET position = -1",
+    ] {
+        let mut fixture = filled().await;
+        fixture.tamper(&format!("UPDATE {damage}")).await;
+        let errors = read_everything(fixture.store()).await;
+        assert!(!errors.is_empty(), "{damage}");
+        for error in errors {
+            assert!(matches!(error, StoreError::Corrupt(_)), "{damage}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_store_of_ours_is_refused() {
+    let mut fixture = filled().await;
+    fixture.store = None;
+    let connection = Connection::open(fixture.path()).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let newer = SqliteStore::open(&fixture.path());
+    assert!(matches!(newer.err(), Some(StoreError::Corrupt(_))));
+    std::fs::write(fixture.path(), [7; 8_192]).unwrap();
+    let damaged = SqliteStore::open(&fixture.path());
+    assert!(matches!(damaged.err(), Some(StoreError::Corrupt(_))));
+    let nowhere = SqliteStore::open(&fixture.path().join("messaging.db"));
+    assert!(matches!(nowhere.err(), Some(StoreError::Unavailable(_))));
+}
+
+#[test]
+fn what_may_pass_is_unavailable_and_what_lasts_is_corrupt() {
+    let told = |code| StoreError::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+    for code in [
+        ffi::SQLITE_BUSY,
+        ffi::SQLITE_LOCKED,
+        ffi::SQLITE_FULL,
+        ffi::SQLITE_IOERR,
+        ffi::SQLITE_IOERR_FSYNC,
+        ffi::SQLITE_IOERR_WRITE,
+        ffi::SQLITE_NOMEM,
+        ffi::SQLITE_CANTOPEN,
+        ffi::SQLITE_READONLY,
+    ] {
+        assert!(matches!(told(code), StoreError::Unavailable(_)), "{code}");
+    }
+    for code in [
+        ffi::SQLITE_CORRUPT,
+        ffi::SQLITE_NOTADB,
+        ffi::SQLITE_CONSTRAINT,
+        ffi::SQLITE_MISMATCH,
+    ] {
+        assert!(matches!(told(code), StoreError::Corrupt(_)), "{code}");
+    }
+    for error in [SqliteError::Busy, SqliteError::Closed] {
+        assert!(matches!(error.into(), StoreError::Unavailable(_)));
+    }
+}
