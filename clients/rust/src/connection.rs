@@ -243,7 +243,12 @@ impl Connection {
 
     /// When the connection is dead unless a frame comes.
     pub(crate) fn silent_at(&self) -> Instant {
-        self.read_at + self.heartbeat_interval * SILENT_INTERVALS_MAX
+        self.read_at + self.silence()
+    }
+
+    /// How long nothing was heard when the connection is taken for dead.
+    pub(crate) fn silence(&self) -> Duration {
+        self.heartbeat_interval * SILENT_INTERVALS_MAX
     }
 
     /// How long a frame that was written may not have been read by the server.

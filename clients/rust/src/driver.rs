@@ -90,6 +90,8 @@ struct Driver {
     reconnect: Backoff,
     /// Times that another session of this device took over, since all was well.
     replaced: u32,
+    /// The outbox has been told about the connection.
+    may_send: bool,
     caught_up: bool,
     refreshing: bool,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -167,6 +169,7 @@ pub(crate) async fn start(
         link: Link::Down(Instant::now()),
         reconnect: Backoff::new(first, cap),
         replaced: 0,
+        may_send: false,
         caught_up: false,
         refreshing: false,
         work: FuturesUnordered::new(),
@@ -274,6 +277,7 @@ impl Driver {
             self.lagged(now);
         }
         self.tend_link(now)?;
+        self.look_whether_to_send();
         self.write(now);
         self.start_reads(now);
         self.hand_over();

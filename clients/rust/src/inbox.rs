@@ -158,6 +158,12 @@ impl Inbox {
         self.versions.at()
     }
 
+    /// Whether it is not yet known where conversations begin. A message sent before would be taken for
+    /// history if its ack got lost.
+    pub(crate) fn is_listing(&self) -> bool {
+        self.unknown == Unknown::Listing
+    }
+
     /// Whether nothing is known to be missing.
     pub(crate) fn is_complete(&self) -> bool {
         self.unknown != Unknown::Listing && self.versions.is_complete()

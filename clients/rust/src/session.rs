@@ -142,7 +142,7 @@ impl Options {
 pub enum Event {
     /// The session is open; what was missed comes next, mixed with what happens now.
     Connected,
-    /// What had changed until the session was opened has been told. Sends were possible before.
+    /// What had changed until the session was opened has been told.
     CaughtUp {
         /// The inbox version that the device is at.
         inbox_version: u64,

@@ -74,7 +74,7 @@ impl Driver {
             Link::Down(_) | Link::Opening(_) => {}
             Link::Up(connection) => {
                 if now >= connection.silent_at() {
-                    let silence = connection.silent_at() - connection.heartbeat_at();
+                    let silence = connection.silence();
                     // The connection is half-open: nothing will come of it, not even an error.
                     self.client.inner.transport.renew();
                     return self.broke(Error::Timeout(silence));
@@ -96,15 +96,27 @@ impl Driver {
         count(&self.counters.connects);
         tracing::debug!(inbox_version = welcome.inbox_version, "session opened");
         self.limits = Some(connection.limits);
-        let in_flight_max = usize::try_from(connection.limits.in_flight_max).unwrap_or(usize::MAX);
-        self.outbox.connected(in_flight_max);
         self.marks.connected();
         self.inbox.connected(welcome.inbox_version, now);
         self.link = Link::Up(Box::new(connection));
+        self.may_send = false;
         self.caught_up = false;
         self.tell(Event::Connected);
         self.set_state(SessionState::CatchingUp);
         self.renew_token(now);
+    }
+
+    /// Sends may begin with the connection, but not before it is known where conversations begin.
+    pub(super) fn look_whether_to_send(&mut self) {
+        if let Link::Up(connection) = &self.link
+            && !self.may_send
+            && !self.inbox.is_listing()
+        {
+            self.may_send = true;
+            let max = connection.limits.in_flight_max;
+            self.outbox
+                .connected(usize::try_from(max).unwrap_or(usize::MAX));
+        }
     }
 
     /// There is no connection any more. An error if there is no sense in another try.
