@@ -67,7 +67,7 @@ pub(crate) struct Connection {
 }
 
 /// Opens a stream, and gives the server's welcome.
-pub(crate) async fn open(client: Client, inbox_version: u64) -> Result<(Connection, Welcome)> {
+pub(crate) async fn open(client: Client, inbox_version: u64) -> Result<(Box<Connection>, Welcome)> {
     match timeout(OPEN_DEADLINE, say_hello(&client, inbox_version)).await {
         Ok(opened) => opened,
         Err(_) => {
@@ -77,7 +77,7 @@ pub(crate) async fn open(client: Client, inbox_version: u64) -> Result<(Connecti
     }
 }
 
-async fn say_hello(client: &Client, inbox_version: u64) -> Result<(Connection, Welcome)> {
+async fn say_hello(client: &Client, inbox_version: u64) -> Result<(Box<Connection>, Welcome)> {
     let held = client.inner.auth.fresh().await?;
     match try_hello(client, inbox_version, held.clone()).await {
         Err(error) if error.reason() == crate::model::ErrorReason::TokenExpired => {
@@ -93,7 +93,7 @@ async fn try_hello(
     client: &Client,
     inbox_version: u64,
     held: Arc<Held>,
-) -> Result<(Connection, Welcome)> {
+) -> Result<(Box<Connection>, Welcome)> {
     let (writer, to_write) = mpsc::channel(WRITES_MAX);
     let hello = Frame::Hello(Hello {
         protocol_version: PROTOCOL_VERSION,
@@ -133,7 +133,7 @@ async fn try_hello(
         held,
         leave_at: None,
     };
-    Ok((connection, welcome))
+    Ok((Box::new(connection), welcome))
 }
 
 async fn welcome(frames: &mut Streaming<ServerFrame>) -> Result<Welcome> {

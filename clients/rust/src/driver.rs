@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use proto::messaging::v1::Welcome;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -113,7 +114,7 @@ struct Driver {
 enum Input {
     Command(Option<Command>),
     Heard(Heard),
-    Opened(Result<(Connection, proto::messaging::v1::Welcome)>),
+    Opened(Result<(Box<Connection>, Welcome)>),
     Done(Done),
     Taken,
     Unheard,
@@ -360,7 +361,7 @@ impl Driver {
                     self.read_confirmed(&row.conversation_id, own.read);
                 }
                 if self.cache.is_some() {
-                    self.batch.conversations.push(row.clone());
+                    self.batch.conversations.push((*row).clone());
                 }
                 events.push(Event::Conversation(row));
             }

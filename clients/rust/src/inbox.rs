@@ -40,7 +40,7 @@ pub(crate) enum Output {
     /// The next event of its conversation.
     Event(RawEvent),
     /// A row that is newer than the one before.
-    Row(Conversation),
+    Row(Box<Conversation>),
     /// Marks that have grown.
     Marks(String, Vec<MemberMarks>),
     /// Everything up to this inbox version has been put out.
@@ -473,7 +473,7 @@ impl Inbox {
             }
             let members = [&row.own_marks, &row.peer_marks].into_iter().flatten();
             let grown = place.marks.merge(members.cloned().collect());
-            out.push(Output::Row(row));
+            out.push(Output::Row(Box::new(row)));
             if !is_new && !grown.is_empty() {
                 out.push(Output::Marks(id.clone(), grown));
             }

@@ -152,7 +152,7 @@ pub enum Event {
     Message(Message),
     /// The row of a conversation changed: unread count, preview, own marks. `peer` is set only in
     /// rows that were asked for, and absent in those that were pushed.
-    Conversation(Conversation),
+    Conversation(Box<Conversation>),
     /// Marks of members have grown: the ticks of own messages, see [`crate::Tick`].
     Marks {
         /// The conversation.

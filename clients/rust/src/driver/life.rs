@@ -25,7 +25,7 @@ const REPLACED_MAX: u32 = 1;
 /// How long after a failure to get or to tell a new token it is tried again.
 pub(super) const TOKEN_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-type Opening = BoxFuture<'static, Result<(Connection, Welcome)>>;
+type Opening = BoxFuture<'static, Result<(Box<Connection>, Welcome)>>;
 
 pub(super) enum Link {
     /// The next try begins then.
@@ -91,14 +91,14 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn opened(&mut self, connection: Connection, welcome: &Welcome) {
+    pub(super) fn opened(&mut self, connection: Box<Connection>, welcome: &Welcome) {
         let now = Instant::now();
         count(&self.counters.connects);
         tracing::debug!(inbox_version = welcome.inbox_version, "session opened");
         self.limits = Some(connection.limits);
         self.marks.connected();
         self.inbox.connected(welcome.inbox_version, now);
-        self.link = Link::Up(Box::new(connection));
+        self.link = Link::Up(connection);
         self.may_send = false;
         self.caught_up = false;
         self.tell(Event::Connected);
@@ -122,11 +122,11 @@ impl Driver {
     /// There is no connection any more. An error if there is no sense in another try.
     pub(super) fn broke(&mut self, error: Error) -> Result<()> {
         let now = Instant::now();
-        if let Link::Up(connection) = &self.link {
-            if now >= connection.opened_at + HEALTHY_AFTER {
-                self.reconnect.reset();
-                self.replaced = 0;
-            }
+        if let Link::Up(connection) = &self.link
+            && now >= connection.opened_at + HEALTHY_AFTER
+        {
+            self.reconnect.reset();
+            self.replaced = 0;
         }
         if error.reason() == ErrorReason::SessionReplaced {
             self.replaced += 1;

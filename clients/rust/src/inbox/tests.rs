@@ -14,7 +14,7 @@ fn event(conversation: usize, seq: u64) -> RawEvent {
         seq,
         message_index: seq,
         time_unix_ms: 0,
-        sender_id: if seq % 3 == 0 { ME } else { "peer" }.to_owned(),
+        sender_id: if seq.is_multiple_of(3) { ME } else { "peer" }.to_owned(),
         kind: Some(Kind::Message(Message {
             message_id: format!("{conversation}-{seq}"),
             text: String::new(),
@@ -135,7 +135,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone)]
 enum Push {
     Event(RawEvent),
-    Update(u64, Conversation),
+    Update(u64, Box<Conversation>),
 }
 
 struct World {
@@ -184,7 +184,8 @@ impl World {
                     self.under_way.push(Push::Event(event));
                 }
                 if !row_lost {
-                    self.under_way.push(Push::Update(version - 1, row));
+                    self.under_way
+                        .push(Push::Update(version - 1, Box::new(row)));
                 }
             }
             Step::Arrive(at, again) => {
@@ -198,7 +199,7 @@ impl World {
                         Push::Update(previous, row) => {
                             let version = row.version;
                             self.inbox
-                                .update(previous, version, vec![row], self.now, &mut out);
+                                .update(previous, version, vec![*row], self.now, &mut out);
                         }
                     }
                 }

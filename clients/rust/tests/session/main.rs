@@ -1,5 +1,6 @@
 //! What a session promises, against a server that does everything wrong that a network and a server
 //! can do.
+#![allow(clippy::unwrap_used)] // The helpers are tests too.
 
 use std::{
     collections::{BTreeMap, HashMap},
