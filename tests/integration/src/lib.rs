@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Tests of the whole system from outside: bare clients, which hold a running server to what the
+//! comments of `proto/` promise.
+#![cfg(test)]
+
+mod access;
+mod bad_input;
+mod bounds;
+mod crash;
+mod layering;
+mod reads;
+mod sessions;
