@@ -1,6 +1,7 @@
 //! Keeps one session busy: sends with so many in flight, takes what comes, and counts.
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -20,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    allowance::Allowance,
     figures::{Errors, Latencies},
     wire::{self, Wire},
 };
@@ -64,6 +66,8 @@ pub(crate) struct Counts {
     pub(crate) acked: u64,
     pub(crate) refused: u64,
     pub(crate) received: u64,
+    /// New messages that had to wait because the server allows a session only so many frames.
+    pub(crate) held_back: u64,
     pub(crate) errors: Errors,
 }
 
@@ -80,6 +84,7 @@ impl Run {
                 acked: 0,
                 refused: 0,
                 received: 0,
+                held_back: 0,
                 errors: Errors::new(),
             }),
         }))
@@ -146,8 +151,15 @@ pub(crate) struct Session {
     run: Arc<Run>,
     wire: Wire,
     conversation_id: String,
+    allowance: Allowance,
     /// The sends in flight, by request id less one.
     slots: Vec<Option<(Send, u64)>>,
+    /// Slots to be sent again, by message id: in the order in which they were sent first.
+    again: BTreeMap<String, usize>,
+    /// Slots that wait for a new message to be allowed.
+    free: VecDeque<usize>,
+    /// When to go on with these.
+    resume_at: Option<Instant>,
     /// The newest event that was received, and the seq up to which the server has been told so.
     newest: Watermark,
     told_seq: u64,
@@ -163,9 +175,13 @@ impl Session {
     ) -> Self {
         Self {
             run,
+            allowance: Allowance::new(&wire.welcome.limits.unwrap_or_default()),
             wire,
             conversation_id,
             slots: vec![None; in_flight],
+            again: BTreeMap::new(),
+            free: VecDeque::new(),
+            resume_at: None,
             newest: Watermark::default(),
             told_seq: 0,
             acked_seq: 0,
@@ -199,9 +215,10 @@ impl Session {
                     self.tell_delivered();
                     if Instant::now() >= heartbeat_at {
                         heartbeat_at = Instant::now() + heartbeat_interval;
-                        self.put(wire::heartbeat());
+                        self.put_beside(wire::heartbeat());
                     }
                 }
+                () = until(self.resume_at), if self.resume_at.is_some() => self.resume(),
                 () = &mut ended => return,
             }
         }
@@ -280,14 +297,35 @@ impl Session {
             self.run.counts().refused += 1;
             return self.send_next(slot);
         }
-        let again = wire::frame(request_id, client_frame::Frame::Send(send.clone()));
+        self.again.insert(send.message_id.clone(), slot);
         let pause = u64::from(error.retry_after_ms).max(RETRY_PAUSE_MS_MIN);
-        let sender = self.wire.sender.clone();
-        // At most one a slot, and it ends by itself.
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            drop(sender.send(again).await);
-        });
+        let at = Instant::now() + Duration::from_millis(pause);
+        self.resume_at = self.resume_at.max(Some(at));
+    }
+
+    /// Sends what had to wait, in order, as far as it is allowed now.
+    fn resume(&mut self) {
+        self.resume_at = None;
+        while let Some((message_id, slot)) = self.again.pop_first() {
+            let Some((send, _)) = &self.slots[slot] else {
+                continue;
+            };
+            let frame = wire::frame(slot as u64 + 1, client_frame::Frame::Send(send.clone()));
+            if let Err(at) = self.allowance.take() {
+                self.again.insert(message_id, slot);
+                self.resume_at = Some(at);
+                return;
+            }
+            self.put(frame);
+        }
+        while let Some(slot) = self.free.pop_front() {
+            if let Err(at) = self.allowance.take() {
+                self.free.push_front(slot);
+                self.resume_at = Some(at);
+                return;
+            }
+            self.send_new(slot);
+        }
     }
 
     fn slot(&self, request_id: u64) -> Option<usize> {
@@ -296,6 +334,22 @@ impl Session {
     }
 
     fn send_next(&mut self, slot: usize) {
+        // What waits goes first.
+        let allowed = if self.resume_at.is_some() {
+            Err(self.resume_at)
+        } else {
+            self.allowance.take().map_err(Some)
+        };
+        if let Err(at) = allowed {
+            self.resume_at = at;
+            self.free.push_back(slot);
+            self.run.counts().held_back += 1;
+            return;
+        }
+        self.send_new(slot);
+    }
+
+    fn send_new(&mut self, slot: usize) {
         if !self.run.take_message() {
             return;
         }
@@ -311,7 +365,7 @@ impl Session {
     fn tell_delivered(&mut self) {
         if self.newest.seq > self.told_seq {
             self.told_seq = self.newest.seq;
-            self.put(wire::frame(
+            self.put_beside(wire::frame(
                 0,
                 client_frame::Frame::Delivered(Delivered {
                     conversation_id: self.conversation_id.clone(),
@@ -321,12 +375,24 @@ impl Session {
         }
     }
 
+    /// Few, so that they are sent whatever else waits.
+    fn put_beside(&mut self, frame: proto::messaging::v1::ClientFrame) {
+        let _ = self.allowance.take();
+        self.put(frame);
+    }
+
     /// The queue has room for every slot and for what is sent beside; if it is full, the connection
     /// has stood still for seconds.
     fn put(&mut self, frame: proto::messaging::v1::ClientFrame) {
         if self.wire.sender.try_send(frame).is_err() {
             self.run.error("STUCK");
         }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at.into()).await;
     }
 }
 

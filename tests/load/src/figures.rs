@@ -99,6 +99,9 @@ pub(crate) struct PairFigures {
     pub(crate) acked_total: u64,
     /// Acked, and not received live by the other user within the time allowed after the end.
     pub(crate) undelivered: u64,
+    /// Messages that waited because the server allows a session only so many frames: if there are any,
+    /// the rates are those of its limit.
+    pub(crate) held_back: u64,
     pub(crate) errors: Errors,
 }
 
@@ -138,6 +141,9 @@ pub(crate) struct GrowFigures {
     pub(crate) last_to_first: f64,
     pub(crate) slices: Vec<Slice>,
     pub(crate) rss_kb_server: Option<u64>,
+    /// Messages that waited because the server allows a session only so many frames: if there are any,
+    /// the rates are those of its limit.
+    pub(crate) held_back: u64,
     pub(crate) errors: Errors,
 }
 

@@ -60,6 +60,7 @@ pub(crate) async fn run(
     run.ended.cancel();
     while sessions.join_next().await.is_some() {}
 
+    let counts = run.counts();
     let rate = |slice: Option<&Slice>| slice.map_or(0.0, |slice| slice.messages_acked_per_s);
     Ok(GrowFigures {
         workload: format!("grow-{}", plan.messages),
@@ -68,7 +69,8 @@ pub(crate) async fn run(
         last_to_first: figures::rounded(rate(slices.last()) / rate(slices.first()).max(1.0), 3),
         slices,
         rss_kb_server: server_pid.and_then(process::rss_kib),
-        errors: run.counts().errors.clone(),
+        held_back: counts.held_back,
+        errors: counts.errors.clone(),
     })
 }
 

@@ -3,6 +3,7 @@
 //! The workloads have the names that requirement N13 uses; see README.md.
 
 mod account;
+mod allowance;
 mod drive;
 mod figures;
 mod grow;
@@ -148,7 +149,10 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
     let warmup = Duration::from_secs(args.warmup);
     match args.workload {
         Workload::Pairs { pairs, in_flight } => {
-            let name = format!("pairs-{pairs}x{in_flight}");
+            let name = match (pairs, in_flight) {
+                (1, 1) => "pair-1".to_owned(),
+                _ => format!("pairs-{pairs}x{in_flight}"),
+            };
             let plan = pairs::Plan {
                 pairs,
                 in_flight,

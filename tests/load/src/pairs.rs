@@ -85,6 +85,7 @@ pub(crate) async fn run(
         rss_kb_server,
         acked_total: counts.acked,
         undelivered,
+        held_back: counts.held_back,
         errors: counts.errors.clone(),
     })
 }

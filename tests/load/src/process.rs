@@ -48,7 +48,9 @@ fn listener_inode(table: &str, port: u16) -> Option<String> {
         let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
         let is_it =
             u16::from_str_radix(local_port, 16).ok()? == port && *fields.get(3)? == LISTENING;
-        is_it.then(|| fields.get(9).map(ToString::to_string)).flatten()
+        is_it
+            .then(|| fields.get(9).map(ToString::to_string))
+            .flatten()
     })
 }
 
