@@ -9,7 +9,8 @@
 //! - [`PushReceiver`]: the edge's side of `EdgeService.Push`.
 //!
 //! A push to users whose routes are known costs one look-up in a cache for each, and if all of them
-//! are on this node one call of [`LocalEdge::broadcast`]: no allocation, no encoding, no other task.
+//! are on this node one call of [`LocalEdge::broadcast`]: no allocation, no encoding, no other task
+//! (0.2 us for two users, see `tests/costs.rs`).
 //! Pushes of one user may overtake each other while his route is looked up; devices order by seq.
 
 mod announce;
@@ -117,7 +118,7 @@ pub struct DeliveryConfig {
     pub own_edge: String,
     /// Names this process to the registry, unlike every other process.
     pub subscriber: String,
-    /// Users whose routes are remembered; about 100 bytes each.
+    /// Users whose routes are remembered; some 80 bytes each.
     pub routes_max: usize,
     /// Pushes that may wait for their routes.
     pub cold_pushes_max: usize,

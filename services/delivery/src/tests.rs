@@ -11,6 +11,7 @@ use super::*;
 use fake::{Registry, Sessions, eventually, identified, serve};
 
 mod announcing;
+mod costs;
 mod fake;
 mod pushing;
 

@@ -71,7 +71,7 @@ async fn an_answer_goes_to_the_edge_that_waits_for_it() {
         },
     };
     setup.delivery.answer(HERE, answer.clone());
-    assert_eq!(*setup.here.answers.lock(), [answer.clone()]);
+    assert_eq!(*setup.here.answers.lock(), std::slice::from_ref(&answer));
     setup.delivery.answer(THERE, answer.clone());
     eventually("it arrives", || {
         *setup.there.answers.lock() == [answer.clone()]
