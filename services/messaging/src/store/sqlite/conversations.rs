@@ -12,9 +12,16 @@ use crate::{
     store::{ConversationUpdate, SeqRange, SequencedBatch, StoreError},
 };
 
-const CONVERSATION: &str = "SELECT conversation_no, head_seq, last_message_index,
-        last_time_unix_ms, applied_end
-    FROM conversations WHERE conversation_id = ?1";
+/// One row a member, in the order of their ids; one with nulls if there is none yet.
+const CONVERSATION: &str = "SELECT conversations.conversation_no, head_seq, last_message_index,
+        last_time_unix_ms, applied_end, user_id, message_id_max, delivered_seq,
+        delivered_message_index, read_seq, read_message_index
+    FROM conversations LEFT JOIN members
+        ON members.conversation_no = conversations.conversation_no
+    WHERE conversation_id = ?1 ORDER BY user_id";
+
+const CONVERSATION_NO: &str =
+    "SELECT conversation_no FROM conversations WHERE conversation_id = ?1";
 
 const INSERT_CONVERSATION: &str = "INSERT INTO conversations (conversation_id, head_seq,
         last_message_index, last_time_unix_ms, applied_end)
@@ -23,10 +30,6 @@ const INSERT_CONVERSATION: &str = "INSERT INTO conversations (conversation_id, h
 const UPDATE_CONVERSATION: &str = "UPDATE conversations SET head_seq = ?2,
         last_message_index = ?3, last_time_unix_ms = ?4, applied_end = ?5
     WHERE conversation_no = ?1";
-
-const MEMBERS: &str = "SELECT user_id, message_id_max, delivered_seq, delivered_message_index,
-        read_seq, read_message_index
-    FROM members WHERE conversation_no = ?1 ORDER BY user_id";
 
 const PUT_MEMBER: &str = "INSERT INTO members (conversation_no, user_id, message_id_max,
         delivered_seq, delivered_message_index, read_seq, read_message_index)
@@ -74,8 +77,8 @@ const NEXT_INDEX: &str = "SELECT seq, message_index FROM events
 #[cfg(test)]
 pub(super) const SEARCHES: &[&str] = &[
     CONVERSATION,
+    CONVERSATION_NO,
     UPDATE_CONVERSATION,
-    MEMBERS,
     EVENT_AT,
     EVENTS_NAMED,
     EVENTS_UP,
@@ -97,7 +100,6 @@ pub(super) fn persist(tx: &Connection, batch: &SequencedBatch) -> Result<(), Sto
     let mut numbers = HashMap::with_capacity(batch.conversations.len());
     for update in &batch.conversations {
         let number = raise.conversation(tx, update)?;
-        raise.members(number, &update.state)?;
         numbers.insert(update.state.conversation, number);
     }
     let mut insert = tx.prepare_cached(INSERT_EVENT)?;
@@ -147,7 +149,6 @@ struct Raise<'c> {
     conversation: CachedStatement<'c>,
     insert_conversation: CachedStatement<'c>,
     update_conversation: CachedStatement<'c>,
-    members: CachedStatement<'c>,
     put_member: CachedStatement<'c>,
 }
 
@@ -157,7 +158,6 @@ impl<'c> Raise<'c> {
             conversation: tx.prepare_cached(CONVERSATION)?,
             insert_conversation: tx.prepare_cached(INSERT_CONVERSATION)?,
             update_conversation: tx.prepare_cached(UPDATE_CONVERSATION)?,
-            members: tx.prepare_cached(MEMBERS)?,
             put_member: tx.prepare_cached(PUT_MEMBER)?,
         })
     }
@@ -170,17 +170,11 @@ impl<'c> Raise<'c> {
     ) -> Result<i64, StoreError> {
         let state = &update.state;
         let id = state.conversation;
-        let stored = {
-            let mut rows = self.conversation.query([id.as_bytes()])?;
-            match rows.next()? {
-                Some(row) => Some(read_conversation(&Columns(row), id)?),
-                None => None,
-            }
-        };
+        let stored = read_conversation(&mut self.conversation, id)?;
         if stored.as_ref().map_or(0, |(_, stored)| stored.head_seq) < update.base_head_seq {
             return Err(StoreError::HeadBelowBase { conversation: id });
         }
-        let Some((number, stored)) = stored else {
+        let Some((number, mut stored)) = stored else {
             self.insert_conversation.execute(params![
                 id.as_bytes(),
                 to_column(state.head_seq)?,
@@ -188,14 +182,18 @@ impl<'c> Raise<'c> {
                 state.last_time_unix_ms,
                 to_column(state.applied_end)?,
             ])?;
-            return Ok(tx.last_insert_rowid());
+            let number = tx.last_insert_rowid();
+            self.members(number, &[], &state.members)?;
+            return Ok(number);
         };
+        let members = std::mem::take(&mut stored.members);
         let raised = ConversationState {
+            conversation: id,
             head_seq: stored.head_seq.max(state.head_seq),
             last_message_index: stored.last_message_index.max(state.last_message_index),
             last_time_unix_ms: stored.last_time_unix_ms.max(state.last_time_unix_ms),
             applied_end: stored.applied_end.max(state.applied_end),
-            ..ConversationState::new(id)
+            members: Vec::new(),
         };
         if raised != stored {
             self.update_conversation.execute(params![
@@ -206,12 +204,18 @@ impl<'c> Raise<'c> {
                 to_column(raised.applied_end)?,
             ])?;
         }
+        self.members(number, &members, &state.members)?;
         Ok(number)
     }
 
-    fn members(&mut self, number: i64, state: &ConversationState) -> Result<(), StoreError> {
-        let stored = read_members(&mut self.members, number)?;
-        for member in &state.members {
+    /// Both are in the order of ids.
+    fn members(
+        &mut self,
+        number: i64,
+        stored: &[MemberState],
+        members: &[MemberState],
+    ) -> Result<(), StoreError> {
+        for member in members {
             let old = stored
                 .binary_search_by_key(&member.user, |old| old.user)
                 .ok()
@@ -246,15 +250,10 @@ pub(super) fn load(
     conversations.sort_unstable();
     conversations.dedup();
     let mut select = snapshot.prepare_cached(CONVERSATION)?;
-    let mut members = snapshot.prepare_cached(MEMBERS)?;
     let mut states = Vec::with_capacity(conversations.len());
     for id in conversations {
-        let mut rows = select.query([id.as_bytes()])?;
-        if let Some(row) = rows.next()? {
-            let (number, mut state) = read_conversation(&Columns(row), id)?;
-            state.members = read_members(&mut members, number)?;
-            states.push(state);
-        }
+        let stored = read_conversation(&mut select, id)?;
+        states.extend(stored.map(|(_, state)| state));
     }
     Ok(states)
 }
@@ -330,7 +329,7 @@ pub(super) fn seq_of_message_index(
     conversation: ConversationId,
     message_index: u64,
 ) -> Result<Option<u64>, StoreError> {
-    let mut select = snapshot.prepare_cached(CONVERSATION)?;
+    let mut select = snapshot.prepare_cached(CONVERSATION_NO)?;
     let mut rows = select.query([conversation.as_bytes()])?;
     let Some(row) = rows.next()? else {
         return Ok(None);
@@ -368,39 +367,41 @@ pub(super) fn seq_of_message_index(
 }
 
 fn read_conversation(
-    columns: &Columns<'_>,
-    conversation: ConversationId,
-) -> Result<(i64, ConversationState), StoreError> {
-    let state = ConversationState {
-        head_seq: columns.number(1)?,
-        last_message_index: columns.number(2)?,
-        last_time_unix_ms: columns.integer(3)?,
-        applied_end: columns.number(4)?,
-        ..ConversationState::new(conversation)
-    };
-    Ok((columns.integer(0)?, state))
-}
-
-fn read_members(
     select: &mut CachedStatement<'_>,
-    number: i64,
-) -> Result<Vec<MemberState>, StoreError> {
-    let mut members = Vec::new();
-    let mut rows = select.query([number])?;
+    conversation: ConversationId,
+) -> Result<Option<(i64, ConversationState)>, StoreError> {
+    let mut rows = select.query([conversation.as_bytes()])?;
+    let mut read: Option<(i64, ConversationState)> = None;
     while let Some(row) = rows.next()? {
         let columns = Columns(row);
-        let message_id_max = if columns.is_null(1)? {
+        let (_, state) = if let Some(read) = &mut read {
+            read
+        } else {
+            let state = ConversationState {
+                conversation,
+                head_seq: columns.number(1)?,
+                last_message_index: columns.number(2)?,
+                last_time_unix_ms: columns.integer(3)?,
+                applied_end: columns.number(4)?,
+                members: Vec::new(),
+            };
+            read.insert((columns.integer(0)?, state))
+        };
+        if columns.is_null(5)? {
+            continue;
+        }
+        let message_id_max = if columns.is_null(6)? {
             None
         } else {
-            Some(columns.message(1)?)
+            Some(columns.message(6)?)
         };
-        members.push(MemberState {
-            user: columns.user(0)?,
+        state.members.push(MemberState {
+            user: columns.user(5)?,
             message_id_max,
-            marks: columns.marks(2)?,
+            marks: columns.marks(7)?,
         });
     }
-    Ok(members)
+    Ok(read)
 }
 
 fn read_event(columns: &Columns<'_>, conversation: ConversationId) -> Result<Event, StoreError> {

@@ -22,10 +22,13 @@ const UPDATE_HEAD: &str =
 /// What [`read_row`] reads, in its order; `row_no` comes after it where it is wanted.
 macro_rules! row_columns {
     () => {
-        "conversation_id, version, last_seq, last_message_index,
+        row_columns!("")
+    };
+    ($table:literal) => {
+        concat!("conversation_id, ", $table, "version, last_seq, last_message_index,
         own_delivered_seq, own_delivered_message_index, own_read_seq, own_read_message_index,
         peer_delivered_seq, peer_delivered_message_index, peer_read_seq, peer_read_message_index,
-        preview_sender, preview_message_id, preview_seq, preview_time_unix_ms, preview_text"
+        preview_sender, preview_message_id, preview_seq, preview_time_unix_ms, preview_text")
     };
 }
 
@@ -33,6 +36,17 @@ const ROW: &str = concat!(
     "SELECT ",
     row_columns!(),
     ", row_no FROM inbox WHERE user_no = ?1 AND conversation_id = ?2"
+);
+
+/// A head and one of its rows in one look-up: most batches change one row of a user. Without the row,
+/// its columns are null.
+const HEAD_AND_ROW: &str = concat!(
+    "SELECT ",
+    row_columns!("inbox."),
+    ", row_no, inbox_heads.user_no, inbox_heads.version, unread_total
+    FROM inbox_heads LEFT JOIN inbox
+        ON inbox.user_no = inbox_heads.user_no AND conversation_id = ?2
+    WHERE user_id = ?1"
 );
 
 const INSERT_ROW: &str = concat!(
@@ -84,6 +98,7 @@ const CHANGES: &str = concat!(
 #[cfg(test)]
 pub(super) const SEARCHES: &[&str] = &[
     HEAD,
+    HEAD_AND_ROW,
     UPDATE_HEAD,
     ROW,
     UPDATE_ROW,
@@ -119,6 +134,19 @@ struct StoredHead {
     head: InboxHead,
 }
 
+impl StoredHead {
+    /// From three columns, side by side.
+    fn read(columns: &Columns<'_>, at: usize) -> Result<Self, StoreError> {
+        Ok(Self {
+            user_no: columns.integer(at)?,
+            head: InboxHead {
+                version: columns.number(at + 1)?,
+                unread_total: columns.number(at + 2)?,
+            },
+        })
+    }
+}
+
 /// A row that a batch touches: read once, written once.
 struct TouchedRow {
     /// Its place in `Apply::users`.
@@ -135,9 +163,30 @@ struct StoredRow {
     preview_seq: Option<u64>,
 }
 
+impl TouchedRow {
+    const fn new(user: usize, conversation: ConversationId) -> Self {
+        Self {
+            user,
+            stored: None,
+            row: InboxRow::new(conversation),
+        }
+    }
+
+    /// Takes over what is stored.
+    fn fill(&mut self, columns: &Columns<'_>) -> Result<(), StoreError> {
+        self.row = read_row(columns)?;
+        self.stored = Some(StoredRow {
+            row_no: columns.integer(17)?,
+            version: self.row.version,
+            preview_seq: self.row.preview.as_ref().map(|preview| preview.seq),
+        });
+        Ok(())
+    }
+}
+
 /// One batch.
 struct Apply<'c> {
-    select_head: CachedStatement<'c>,
+    select_head_and_row: CachedStatement<'c>,
     select_row: CachedStatement<'c>,
     users: Vec<TouchedUser>,
     user_places: HashMap<UserId, usize>,
@@ -148,7 +197,7 @@ struct Apply<'c> {
 impl<'c> Apply<'c> {
     fn prepare(tx: &'c Connection) -> Result<Self, StoreError> {
         Ok(Self {
-            select_head: tx.prepare_cached(HEAD)?,
+            select_head_and_row: tx.prepare_cached(HEAD_AND_ROW)?,
             select_row: tx.prepare_cached(ROW)?,
             users: Vec::new(),
             user_places: HashMap::new(),
@@ -158,7 +207,7 @@ impl<'c> Apply<'c> {
     }
 
     fn change(&mut self, version: u64, change: &InboxChange) -> Result<(), StoreError> {
-        let user_place = self.user(change.user)?;
+        let user_place = self.user(change.user, change.conversation)?;
         if version <= self.users[user_place].head.version {
             return Ok(());
         }
@@ -180,16 +229,34 @@ impl<'c> Apply<'c> {
         Ok(())
     }
 
-    /// The user's place in `users`.
-    fn user(&mut self, user: UserId) -> Result<usize, StoreError> {
+    /// The user's place in `users`. Reads a row of the user together with the head.
+    fn user(&mut self, user: UserId, conversation: ConversationId) -> Result<usize, StoreError> {
         if let Some(place) = self.user_places.get(&user) {
             return Ok(*place);
         }
-        let stored = read_head(&mut self.select_head, user)?;
-        let head = stored.map_or_else(InboxHead::default, |stored| stored.head);
         let place = self.users.len();
-        self.users.push(TouchedUser { user, stored, head });
+        let mut touched = TouchedUser {
+            user,
+            stored: None,
+            head: InboxHead::default(),
+        };
+        let mut row = TouchedRow::new(place, conversation);
+        let parameters = params![user.as_bytes(), conversation.as_bytes()];
+        let mut rows = self.select_head_and_row.query(parameters)?;
+        if let Some(read) = rows.next()? {
+            let columns = Columns(read);
+            let stored = StoredHead::read(&columns, 18)?;
+            touched.head = stored.head;
+            touched.stored = Some(stored);
+            if !columns.is_null(17)? {
+                row.fill(&columns)?;
+            }
+        }
+        self.users.push(touched);
         self.user_places.insert(user, place);
+        self.row_places
+            .insert((place, conversation), self.rows.len());
+        self.rows.push(row);
         Ok(place)
     }
 
@@ -199,22 +266,12 @@ impl<'c> Apply<'c> {
         if let Some(place) = self.row_places.get(&key) {
             return Ok(*place);
         }
-        let mut touched = TouchedRow {
-            user,
-            stored: None,
-            row: InboxRow::new(conversation),
-        };
+        let mut touched = TouchedRow::new(user, conversation);
         if let Some(head) = self.users[user].stored {
             let parameters = params![head.user_no, conversation.as_bytes()];
             let mut rows = self.select_row.query(parameters)?;
             if let Some(row) = rows.next()? {
-                let columns = Columns(row);
-                touched.row = read_row(&columns)?;
-                touched.stored = Some(StoredRow {
-                    row_no: columns.integer(17)?,
-                    version: touched.row.version,
-                    preview_seq: touched.row.preview.as_ref().map(|preview| preview.seq),
-                });
+                touched.fill(&Columns(row))?;
             }
         }
         let place = self.rows.len();
@@ -411,17 +468,10 @@ fn read_head(
     user: UserId,
 ) -> Result<Option<StoredHead>, StoreError> {
     let mut rows = select.query([user.as_bytes()])?;
-    let Some(row) = rows.next()? else {
-        return Ok(None);
-    };
-    let columns = Columns(row);
-    Ok(Some(StoredHead {
-        user_no: columns.integer(0)?,
-        head: InboxHead {
-            version: columns.number(1)?,
-            unread_total: columns.number(2)?,
-        },
-    }))
+    match rows.next()? {
+        Some(row) => Ok(Some(StoredHead::read(&Columns(row), 0)?)),
+        None => Ok(None),
+    }
 }
 
 fn read_rows(

@@ -137,10 +137,21 @@ pub(crate) async fn a_change_that_comes_again_does_nothing(fixture: &mut impl Fi
         assert!(again.is_empty());
         assert_eq!(store.list_inbox(me, None, 10).await.unwrap(), before);
     }
-    // It does nothing even if it would have changed something: another version of it never was.
-    let late = (6, message(me, conversation_of(1, 9), 50, 1_000));
-    assert!(store.apply_inbox(vec![late]).await.unwrap().is_empty());
-    assert_eq!(store.list_inbox(me, None, 10).await.unwrap(), before);
+    // It does nothing even if it says what it never said before, alone or before a later one.
+    let elsewhere = conversation_of(1, 9);
+    for version in [1, 3, 6] {
+        let late = (version, message(me, elsewhere, 50, 1_000));
+        assert!(store.apply_inbox(vec![late]).await.unwrap().is_empty());
+        assert_eq!(store.list_inbox(me, None, 10).await.unwrap(), before);
+    }
+    for (late, new) in [(6, 7), (3, 8)] {
+        let late = (late, message(me, elsewhere, 50, 1_000));
+        let new = (new, message(me, conversation_of(1, 2), new, 1_000));
+        let applied = store.apply_inbox(vec![late, new]).await.unwrap();
+        assert_eq!((applied.len(), applied[0].rows.len()), (1, 1));
+        let row = store.inbox_row(me, elsewhere).await.unwrap();
+        assert_eq!(row, None);
+    }
 }
 
 pub(crate) async fn a_change_that_changes_nothing_gives_no_version(fixture: &mut impl Fixture) {
@@ -331,6 +342,7 @@ pub(crate) async fn the_list_is_newest_first_and_its_pages_join(fixture: &mut im
                 let preview = row.preview.as_ref().unwrap();
                 (preview.time_unix_ms, row.conversation)
             }));
+            assert!(listed.len() <= expected.len(), "pages of {limit} overlap");
             // What is read, or comes in on top, in the meantime does not move what is below.
             late += 1;
             let read = read_up_to(me, expected[29].1, late);
@@ -400,6 +412,7 @@ pub(crate) async fn changes_come_by_version_and_their_pages_join(fixture: &mut i
             };
             after = last.version;
             seen.extend(rows.iter().map(|row| (row.version, row.conversation)));
+            assert!(seen.len() <= expected.len(), "pages of {limit} overlap");
         }
         assert_eq!(seen, expected, "in pages of {limit}");
     }
