@@ -19,6 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -46,6 +47,8 @@ const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 const QUEUE_MAX: usize = 32_768;
 /// [`EmbeddedConfig::tail_bytes_max`] unless told otherwise: seconds of a busy machine.
 const TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// [`EmbeddedConfig::revoke_wait`] unless told otherwise: longer than any batch takes to be stored.
+const REVOKE_WAIT: Duration = Duration::from_secs(10);
 /// Least memory for the last records of a partition.
 const TAIL_BYTES_MIN: usize = 256 * 1024;
 
@@ -60,13 +63,16 @@ pub struct EmbeddedConfig {
     /// Everybody who reads: only these may join, and what all of a topic have committed is deleted. One
     /// that never reads keeps everything.
     pub groups: Vec<(String, Topic)>,
-    /// What the file may hold, in bytes; appends beyond it are refused. Besides, the WAL has up to
-    /// 64 MiB or so.
+    /// What the file may hold, in bytes, within a few percent; appends beyond it are refused. Besides,
+    /// the WAL has up to 64 MiB or so.
     pub bytes_max: u64,
     /// Appends that may wait; more are refused.
     pub queue_max: usize,
     /// Memory for the last records of all partitions together, in bytes.
     pub tail_bytes_max: usize,
+    /// How long a reader may take to see that its partition was taken away. Then it is handed on all
+    /// the same: a reader that hangs must not stop its partition. It gets no more records in any case.
+    pub revoke_wait: Duration,
     /// Gives records their time.
     pub clock: Arc<dyn Clock>,
 }
@@ -86,6 +92,7 @@ impl EmbeddedConfig {
             bytes_max: BYTES_MAX,
             queue_max: QUEUE_MAX,
             tail_bytes_max: TAIL_BYTES_MAX,
+            revoke_wait: REVOKE_WAIT,
             clock: Arc::new(SystemClock),
         }
     }
@@ -157,6 +164,9 @@ struct Shared {
     positions_dirty: AtomicBool,
     closed: AtomicBool,
     counters: Counters,
+    /// Runs on the writer before the next commit.
+    #[cfg(test)]
+    before_commit: parking_lot::Mutex<Option<tests::BeforeCommit>>,
 }
 
 #[derive(Default)]
@@ -209,6 +219,8 @@ impl EmbeddedLog {
             positions_dirty: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             counters: Counters::default(),
+            #[cfg(test)]
+            before_commit: parking_lot::Mutex::default(),
         });
         let writer = writer::Writer::new(shared.clone(), opened.connection, &ranges, stored);
         let checkpointer = checkpoint::start(checkpoints, shared.clone())?;
@@ -458,8 +470,13 @@ fn groups(config: &EmbeddedConfig, opened: &file::Opened) -> Result<Vec<groups::
             AtomicU64::new(stored.unwrap_or(0))
         };
         let positions = (0..place.identity.partitions).map(position).collect();
-        let group = groups::Group::new(name.clone(), *topic, place.first, positions);
-        groups.push(group);
+        groups.push(groups::Group::new(
+            name.clone(),
+            *topic,
+            place.first,
+            positions,
+            config.revoke_wait,
+        ));
     }
     Ok(groups)
 }

@@ -223,7 +223,8 @@ pub trait PartitionReader: Send {
     async fn range(&mut self) -> Result<(u64, u64), LogError>;
 
     /// Reads from `offset` on (from the first record at or above it). Fails with
-    /// [`LogError::OutOfRange`] if it is below the first or above the end.
+    /// [`LogError::OutOfRange`] if it is below the first or above the end. This and the range can find
+    /// that the partition is revoked, as [`PartitionReader::next`] does.
     async fn seek(&mut self, offset: u64) -> Result<(), LogError>;
 
     /// The next records, at least one and at most `max`; waits for them. After

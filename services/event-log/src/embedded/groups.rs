@@ -19,10 +19,6 @@ use tokio::{sync::Notify, time::Instant};
 use super::tail::Signal;
 use crate::Topic;
 
-/// How long a reader may take to see that its partition was taken away. Then it is handed on all the
-/// same: a reader that hangs must not stop its partition. It never gets another record in any case.
-const REVOKE_WAIT: Duration = Duration::from_secs(10);
-
 /// A group that the log was told of.
 pub(super) struct Group {
     pub(super) name: String,
@@ -31,6 +27,7 @@ pub(super) struct Group {
     pub(super) first: u32,
     /// Per partition of the topic: everything below was dealt with.
     pub(super) positions: Box<[AtomicU64]>,
+    revoke_wait: Duration,
     state: Mutex<State>,
 }
 
@@ -71,7 +68,13 @@ pub(super) enum Assignment {
 
 impl Group {
     /// A group without members.
-    pub(super) fn new(name: String, topic: Topic, first: u32, positions: Box<[AtomicU64]>) -> Self {
+    pub(super) fn new(
+        name: String,
+        topic: Topic,
+        first: u32,
+        positions: Box<[AtomicU64]>,
+        revoke_wait: Duration,
+    ) -> Self {
         let mut state = State::default();
         state.slots.resize_with(positions.len(), Slot::default);
         Self {
@@ -79,6 +82,7 @@ impl Group {
             topic,
             first,
             positions,
+            revoke_wait,
             state: Mutex::new(state),
         }
     }
@@ -117,9 +121,10 @@ impl Group {
                 let Some(revoked_at) = holder.revoked_at else {
                     continue;
                 };
-                let overdue = revoked_at + REVOKE_WAIT;
-                if now < overdue {
-                    again = Some(again.map_or(overdue, |at| at.min(overdue)));
+                // A wait beyond the end of time has no end.
+                let overdue = revoked_at.checked_add(self.revoke_wait);
+                if overdue.is_none_or(|at| now < at) {
+                    again = again.into_iter().chain(overdue).min();
                     continue;
                 }
                 let group = self.name.as_str();

@@ -236,6 +236,18 @@ impl Queue {
         }
     }
 
+    /// Appends that wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().appends
+    }
+
+    /// Whether it takes no more.
+    #[cfg(test)]
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
     /// Closes the queue and takes out everything that waits: nobody will write it.
     pub(super) fn abandon(&self) -> Vec<Waiting> {
         let mut state = self.state.lock();

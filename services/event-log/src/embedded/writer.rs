@@ -107,6 +107,8 @@ impl Writer {
     }
 
     fn commit(&mut self, mut segment: Segment) {
+        #[cfg(test)]
+        self.before_commit();
         let written = self.write(&mut segment);
         if let Ok(time_unix_ms) = written {
             for &partition in &segment.touched {
@@ -126,6 +128,14 @@ impl Writer {
         match written {
             Ok(_) => self.written(appends, bytes + rows * ROW_BYTES),
             Err(failure) => self.failed(&failure),
+        }
+    }
+
+    #[cfg(test)]
+    fn before_commit(&self) {
+        let hook = self.shared.before_commit.lock().take();
+        if let Some(hook) = hook {
+            hook(&self.connection);
         }
     }
 
@@ -371,5 +381,26 @@ fn commit_failure(error: rusqlite::Error) -> Failure {
         // It may have been written and only the fsync failed. Then it counts if the process ends
         // before the next commit takes its place in the WAL.
         _ => Failure::Unknown(text(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    /// Whoever is told that nothing was written may let another record take its place.
+    #[test]
+    fn only_a_commit_that_cannot_count_is_called_failed() {
+        let failure = |code| {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            matches!(commit_failure(error), Failure::Nothing(_))
+        };
+        assert!(failure(ffi::SQLITE_FULL));
+        assert!(failure(ffi::SQLITE_BUSY));
+        assert!(!failure(ffi::SQLITE_IOERR_FSYNC));
+        assert!(!failure(ffi::SQLITE_IOERR_WRITE));
+        assert!(!failure(ffi::SQLITE_CORRUPT));
     }
 }
