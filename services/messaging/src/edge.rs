@@ -385,7 +385,7 @@ impl Edge {
         }
         let (edge, session) = (self.clone(), session.clone());
         Some(Box::pin(async move {
-            match edge.check_peer(peer).await {
+            match edge.check_peer(peer, "send.conversation_id").await {
                 Ok(()) => edge.admit(&session, request_id, conversation, message_id, send.text),
                 Err(error) => {
                     if error.reason != ErrorReason::ConversationNotFound {
@@ -397,13 +397,13 @@ impl Edge {
         }))
     }
 
-    async fn check_peer(&self, peer: UserId) -> Result<(), ApiError> {
+    async fn check_peer(&self, peer: UserId, field: &str) -> Result<(), ApiError> {
         if self.directory.exists(peer).await? {
             return Ok(());
         }
         Err(ApiError::field(
             ErrorReason::ConversationNotFound,
-            "conversation_id",
+            field,
             "there is no such conversation",
         ))
     }
@@ -459,7 +459,7 @@ impl Edge {
         let (conversation, message_id) =
             check_send(user, &conversation_id, &message_id, &text, "")?;
         if let Some(peer) = conversation.peer_of(user) {
-            self.check_peer(peer).await?;
+            self.check_peer(peer, "conversation_id").await?;
         }
         let call = self.call_last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answer, answered) = oneshot::channel();

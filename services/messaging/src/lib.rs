@@ -15,7 +15,7 @@ use proto::messaging::v1::{
 use runtime::{
     auth::{Access, ServiceChannel, Verifier},
     clock::Clock,
-    server::INTERNAL_REQUEST_BYTES_MAX,
+    server::{INTERNAL_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX},
     shutdown::Tasks,
 };
 use tonic::service::RoutesBuilder;
@@ -160,12 +160,13 @@ impl Messaging {
     /// Adds the services of messaging.
     pub fn add_to(&self, routes: &mut RoutesBuilder) {
         routes.add_service(SessionServer::new(self.edge.clone()));
-        routes.add_service(MessagingServiceServer::new(Grpc {
+        let calls = MessagingServiceServer::new(Grpc {
             edge: self.edge.clone(),
             reader: self.reader.clone(),
             store: self.store.clone(),
             directory: self.directory.clone(),
-        }));
+        });
+        routes.add_service(calls.max_decoding_message_size(REQUEST_BYTES_MAX));
         let local = self.edge.clone() as Arc<dyn LocalEdge>;
         let receiver = PushReceiver::new(local, self.tasks.stop_token());
         routes.add_service(

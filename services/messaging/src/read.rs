@@ -91,7 +91,7 @@ impl Reader {
         if request.after > 0 {
             // From the message with the next index on.
             let next = self
-                .seq_of_index(conversation, request.after + 1, &known)
+                .seq_of_index(conversation, request.after.saturating_add(1), &known)
                 .await?;
             request.after = next.map_or(known.head_seq, |seq| seq - 1);
         }
