@@ -230,6 +230,12 @@ impl Device {
         answer.expect("get unread total").into_inner()
     }
 
+    /// A call that says nothing of its outcome.
+    pub async fn unread_total_if_allowed(&self) {
+        let request = wire::GetUnreadTotalRequest::default();
+        let _ = self.messaging().get_unread_total(request).await;
+    }
+
     /// What a resume brings: all changes after a version, and how many calls that took.
     pub async fn changes(&self, after_version: u64) -> (Vec<wire::Conversation>, u64, usize) {
         let (mut conversations, mut version, mut calls) = (Vec::new(), after_version, 0);

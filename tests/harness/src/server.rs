@@ -55,7 +55,8 @@ impl TestServerBuilder {
 }
 
 impl TestServer {
-    /// A server without rate limits, with passwords that cost nothing, and the defaults otherwise.
+    /// A server without rate limits, with passwords that cost nothing, which stops soon; and the
+    /// defaults otherwise.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
@@ -64,6 +65,7 @@ impl TestServer {
     pub fn builder() -> TestServerBuilder {
         TestServerBuilder(Vec::new()).config(|config| {
             config.profile.argon2 = Argon2Config::CHEAPEST;
+            config.messaging.drain = Duration::from_millis(200);
             config.messaging.session_frames_per_second = RATE;
             config.messaging.session_burst = RATE;
             config.messaging.calls_per_second = RATE;
