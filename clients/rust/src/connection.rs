@@ -12,12 +12,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use crate::{
     auth::{Held, authorized},
     client::Client,
-    error::{Error, Result},
+    error::{Error, Result, ServerError},
+    model::ErrorReason,
     pace::Pacer,
 };
 
@@ -80,7 +81,7 @@ pub(crate) async fn open(client: Client, inbox_version: u64) -> Result<(Box<Conn
 async fn say_hello(client: &Client, inbox_version: u64) -> Result<(Box<Connection>, Welcome)> {
     let held = client.inner.auth.fresh().await?;
     match try_hello(client, inbox_version, held.clone()).await {
-        Err(error) if error.reason() == crate::model::ErrorReason::TokenExpired => {
+        Err(error) if error.reason() == ErrorReason::TokenExpired => {
             let stale = &held.credentials.access_token;
             let held = client.inner.auth.refresh(stale).await?;
             try_hello(client, inbox_version, held).await
@@ -141,7 +142,18 @@ async fn welcome(frames: &mut Streaming<ServerFrame>) -> Result<Welcome> {
         return Err(ended());
     };
     match first.frame {
-        Some(server_frame::Frame::Welcome(welcome)) => Ok(welcome),
+        Some(server_frame::Frame::Welcome(welcome))
+            if welcome.protocol_version == PROTOCOL_VERSION =>
+        {
+            Ok(welcome)
+        }
+        Some(server_frame::Frame::Welcome(welcome)) => Err(Error::Server(ServerError {
+            code: Code::FailedPrecondition,
+            reason: ErrorReason::ProtocolVersionUnsupported,
+            message: format!("the server speaks version {}", welcome.protocol_version),
+            field: String::new(),
+            retry_after: None,
+        })),
         Some(server_frame::Frame::Error(error)) => Err(error.into()),
         _ => Err(Error::Protocol(
             "the first frame is not a welcome".to_owned(),

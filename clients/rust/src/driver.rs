@@ -134,17 +134,16 @@ pub(crate) async fn start(
         Some(cache) => cache.load(&user_id, options.conversations_max).await?,
         None => crate::cache::Stored::default(),
     };
-    let mut version = stored.inbox_version;
     let mut known: Vec<Known> = stored.heads.into_iter().map(Known::from).collect();
-    if version.is_none() && known.is_empty() {
-        (version, known) = match &options.start {
-            Start::Present => (None, Vec::new()),
-            Start::Beginning => (Some(0), Vec::new()),
-            Start::Known {
-                inbox_version,
-                seqs,
-            } => (Some(*inbox_version), seqs.iter().map(Known::from).collect()),
-        };
+    let version = match (stored.inbox_version, &options.start) {
+        (Some(version), _) => Some(version),
+        // A cache without a version is new, or of an app that died before it had caught up.
+        (None, Start::Present) => None,
+        (None, Start::Beginning) => Some(0),
+        (None, Start::Known { inbox_version, .. }) => Some(*inbox_version),
+    };
+    if let (None, Start::Known { seqs, .. }) = (stored.inbox_version, &options.start) {
+        known.extend(seqs.iter().map(Known::from));
     }
     let mut ids = MessageIds::new(options.conversations_max);
     for (conversation_id, message_id) in &stored.last_message_ids {

@@ -1,9 +1,11 @@
 //! Where a device keeps what it is logged in with.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, TryLockError},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -13,6 +15,11 @@ use crate::error::{Error, Result};
 
 /// Bytes of a token file that are read at most: real ones have about 1 KiB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long another program may hold the lock of a token file: longer than a refresh takes.
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+/// How often the lock is tried; a refresh takes some milliseconds.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// What a logged-in device holds. `Debug` shows no token.
 #[derive(Clone, PartialEq, Eq)]
@@ -146,7 +153,15 @@ impl TokenStore for FileTokens {
         self.blocking(|path| {
             make_parent(path)?;
             let file = options().open(path.with_extension("lock"))?;
-            file.lock()?;
+            let since = Instant::now();
+            while let Err(error) = file.try_lock() {
+                match error {
+                    TryLockError::WouldBlock if since.elapsed() < LOCK_DEADLINE => {
+                        std::thread::sleep(LOCK_POLL);
+                    }
+                    error => return Err(error.into()),
+                }
+            }
             // The lock ends when the file is closed.
             Ok(Box::new(file) as Box<dyn Send>)
         })

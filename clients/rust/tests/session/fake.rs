@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub(crate) on_push: OnPush,
     /// Statuses that the next sessions end with instead of being welcomed.
     pub(crate) on_hello: VecDeque<Status>,
+    /// There are no heartbeats, and none are expected.
+    pub(crate) quiet: bool,
     /// Sessions hear nothing any more.
     pub(crate) silent: bool,
     pub(crate) limits: pb::SessionLimits,
@@ -207,7 +209,7 @@ async fn beat(state: std::sync::Weak<Mutex<State>>) {
             return;
         };
         let mut state = state.lock();
-        if state.silent {
+        if state.silent || state.quiet {
             continue;
         }
         for frame in std::mem::take(&mut state.late) {
@@ -532,7 +534,10 @@ impl SessionService for Service {
                 device_id: "device".to_owned(),
                 inbox_version: state.version(),
                 server_time_unix_ms: 0,
-                heartbeat_interval_ms: HEARTBEAT.as_millis() as u32,
+                heartbeat_interval_ms: match state.quiet {
+                    true => 600_000,
+                    false => HEARTBEAT.as_millis() as u32,
+                },
                 limits: Some(state.limits),
             };
             let frame = pb::ServerFrame {

@@ -243,6 +243,7 @@ async fn bad_texts_are_refused_at_once_and_the_queue_is_bounded() {
 #[tokio::test]
 async fn a_lagging_session_misses_nothing() {
     let fake = Fake::start().await;
+    fake.state.lock().quiet = true;
     let (session, mut events) = connect(&fake, Options::default()).await;
     soon(session.live()).await.unwrap();
     fake.state.lock().on_push.lost = 1.0;
@@ -376,6 +377,7 @@ async fn two_sessions_of_one_device_do_not_take_turns_for_ever() {
 #[tokio::test]
 async fn a_slow_app_gets_everything_later_and_its_sends_are_answered_meanwhile() {
     let fake = Fake::start().await;
+    fake.state.lock().quiet = true;
     let options = Options::from_beginning().events_max(8);
     let (session, mut events) = connect(&fake, options).await;
     soon(session.live()).await.unwrap();
@@ -603,6 +605,44 @@ impl Cache for Dying {
 
     async fn conversations(&self, limit: usize) -> messenger_client::Result<Vec<Conversation>> {
         self.cache.conversations(limit).await
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_dies_while_it_catches_up_has_the_whole_history_later() {
+    let fake = Fake::start().await;
+    let client = log_in(&fake).await;
+    for number in 0..450 {
+        fake.say(&format!("c{}", number % 3), &number.to_string());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for left in 0..8 {
+        let path = dir.path().join(left.to_string());
+        let cache = SqliteCache::open(path).await.unwrap();
+        let dying = Dying {
+            cache: cache.clone(),
+            left: AtomicUsize::new(left),
+        };
+        let options = quick(Options::from_beginning().cache(dying));
+        let (session, mut events) = client.connect(options).await.unwrap();
+        fake.say("d", "from now");
+        while let Ok(Some(_)) = timeout(Duration::from_millis(150), events.next()).await {}
+        drop((session, events));
+
+        let options = quick(Options::from_beginning().cache(cache.clone()));
+        let (session, mut events) = client.connect(options).await.unwrap();
+        event(&mut events, |e| matches!(e, Event::CaughtUp { .. })).await;
+        for conversation in ["c0", "c1", "c2", "d"] {
+            let mut kept = cache.messages(conversation, 0, 1_000).await.unwrap();
+            kept.reverse();
+            let kept: Vec<_> = kept.into_iter().map(|message| message.text).collect();
+            assert_eq!(
+                kept,
+                fake.texts(conversation),
+                "{conversation} after {left}"
+            );
+        }
+        session.close().await;
     }
 }
 
