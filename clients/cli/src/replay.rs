@@ -107,6 +107,9 @@ impl Stage<'_> {
         let mut views = live_views(&actors);
         views.extend(read_back.views);
         let comparison = verify::compare(&sent, &views);
+        for example in &comparison.examples {
+            eprintln!("{}: {example}", self.path.display());
+        }
         report.delivered += comparison.delivered;
         report.read_back += comparison.read_back;
         report.add_findings(&Findings {
@@ -145,6 +148,7 @@ fn live_views(actors: &[Actor]) -> Vec<View> {
         .map(|(user_id, seat)| View {
             user_id: user_id.clone(),
             source: Source::Live,
+            reader: "a live session",
             messages: seat.heard.messages().clone(),
         })
         .collect()

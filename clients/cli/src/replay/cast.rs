@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use messenger_client::{
     Client, Error, ErrorReason, Event, Events, LogIn, Message, NewAccount, Options, Session,
 };
+use tokio::sync::watch;
 
 use super::{
     patience::{AWAY_MAX, patiently},
@@ -44,6 +45,8 @@ pub(crate) struct Heard {
     messages: Mutex<Vec<Message>>,
     pub(crate) disconnects: AtomicU64,
     closed: Mutex<Option<Error>>,
+    /// What there was when the session opened has been told, or it has ended.
+    has_settled: watch::Sender<bool>,
 }
 
 impl Heard {
@@ -65,6 +68,7 @@ impl Heard {
         while let Some(event) = events.next().await {
             match event {
                 Event::Message(message) => self.messages().push(message),
+                Event::CaughtUp { .. } => drop(self.has_settled.send_replace(true)),
                 Event::Disconnected { .. } => {
                     self.disconnects.fetch_add(1, Ordering::Relaxed);
                 }
@@ -74,6 +78,7 @@ impl Heard {
                 _ => {}
             }
         }
+        self.has_settled.send_replace(true);
     }
 }
 
@@ -160,9 +165,15 @@ impl Seat {
         let heard = Arc::new(Heard::default());
         // Ends with the session.
         tokio::spawn(Arc::clone(&heard).listen(events));
-        match tokio::time::timeout(AWAY_MAX, session.live()).await {
-            Ok(live) => live?,
+        // Not when the session is live: the last events may still be on their way to the listener.
+        let mut settled = heard.has_settled.subscribe();
+        let settled = settled.wait_for(|has_settled| *has_settled);
+        match tokio::time::timeout(AWAY_MAX, settled).await {
+            Ok(_) => {}
             Err(_) => return Err(anyhow!("a session was not live after {AWAY_MAX:?}")),
+        }
+        if let Some(error) = heard.closed() {
+            return Err(error.into());
         }
         Ok(Self {
             client,

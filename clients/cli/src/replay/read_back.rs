@@ -80,9 +80,15 @@ async fn read_actor(actor: &Actor, sent: &[Sent]) -> anyhow::Result<(Vec<View>, 
     let seat = Seat::take(client, Options::from_beginning()).await?;
     seat.session.close().await;
     let session = std::mem::take(&mut *seat.heard.messages());
-    let views = [events, messages, session].map(|messages| View {
+    let views = [
+        ("ListEvents", events),
+        ("ListMessages", messages),
+        ("a new device's session", session),
+    ];
+    let views = views.map(|(reader, messages)| View {
         user_id: actor.user_id.clone(),
         source: Source::ReadBack,
+        reader,
         messages,
     });
     Ok((views.into(), unread_wrong))

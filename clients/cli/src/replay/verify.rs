@@ -21,6 +21,8 @@ pub(crate) enum Source {
 pub(crate) struct View {
     pub(crate) user_id: String,
     pub(crate) source: Source,
+    /// Which of the user's readers, for people who look for the reason.
+    pub(crate) reader: &'static str,
     pub(crate) messages: Vec<Message>,
 }
 
@@ -51,7 +53,12 @@ pub(crate) struct Comparison {
     /// Acknowledged messages that every read back of both users holds.
     pub(crate) read_back: usize,
     pub(crate) findings: Findings,
+    /// Some of what was found, for people who look for the reason.
+    pub(crate) examples: Vec<String>,
 }
+
+/// Examples that are kept: the first ones tell the most.
+const EXAMPLES_MAX: usize = 10;
 
 /// Compares. `unread_wrong` is not looked at here.
 pub(crate) fn compare(sent: &[Sent], views: &[View]) -> Comparison {
@@ -82,6 +89,7 @@ pub(crate) fn compare(sent: &[Sent], views: &[View]) -> Comparison {
             devices_diverged: diverged(views),
             unread_wrong: 0,
         },
+        examples: marks.examples,
     }
 }
 
@@ -94,6 +102,17 @@ struct Marks<'a> {
     out_of_order: BTreeSet<&'a str>,
     altered: BTreeSet<&'a str>,
     unexpected: BTreeSet<&'a str>,
+    examples: Vec<String>,
+}
+
+impl Marks<'_> {
+    fn example(&mut self, view: &View, what: &str, message_id: &str) {
+        if self.examples.len() < EXAMPLES_MAX {
+            let (reader, user_id) = (view.reader, &view.user_id);
+            self.examples
+                .push(format!("{what}: {message_id} at {reader} of {user_id}"));
+        }
+    }
 }
 
 /// The acks alone: in each conversation the places 1, 2, 3 ..., each once, and each author's messages
@@ -153,10 +172,12 @@ fn check_view<'a>(
         let id = message.message_id.as_str();
         let Some(sent) = by_id.get(id).filter(|sent| sent.is_of(&view.user_id)) else {
             marks.unexpected.insert(id);
+            marks.example(view, "unexpected", id);
             continue;
         };
         if !held.insert(id) {
             marks.duplicated.insert(id);
+            marks.example(view, "duplicated", id);
             continue;
         }
         let last = last_seq
@@ -167,6 +188,7 @@ fn check_view<'a>(
         });
         if message.seq != *last + 1 || !is_at_ack {
             marks.out_of_order.insert(id);
+            marks.example(view, "out of order", id);
         }
         *last = message.seq;
         let is_same = sent.text == message.text
@@ -174,18 +196,20 @@ fn check_view<'a>(
             && sent.conversation_id == message.conversation_id;
         if !is_same {
             marks.altered.insert(id);
+            marks.example(view, "altered", id);
         }
     }
-    let absent = match view.source {
-        Source::Live => &mut marks.absent_live,
-        Source::ReadBack => &mut marks.absent_read_back,
-    };
     let expected = sent.iter().filter(|sent| sent.is_acked_of(&view.user_id));
-    absent.extend(
-        expected
-            .map(|sent| sent.message_id.as_str())
-            .filter(|id| !held.contains(id)),
-    );
+    for id in expected.map(|sent| sent.message_id.as_str()) {
+        if held.contains(id) {
+            continue;
+        }
+        marks.example(view, "missing", id);
+        match view.source {
+            Source::Live => marks.absent_live.insert(id),
+            Source::ReadBack => marks.absent_read_back.insert(id),
+        };
+    }
 }
 
 /// Readers that have another stream, in any conversation, than the first read-back of their user.

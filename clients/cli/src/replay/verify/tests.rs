@@ -47,6 +47,7 @@ fn all_well() -> (Vec<Sent>, Vec<View>) {
         .map(|(user, source)| View {
             user_id: user.to_owned(),
             source,
+            reader: "a reader",
             messages: sent.iter().map(held).collect(),
         })
         .collect();
@@ -66,6 +67,7 @@ fn a_good_run_has_no_findings() {
         delivered: 3,
         read_back: 3,
         findings: Findings::default(),
+        examples: Vec::new(),
     };
     assert_eq!(compare(&sent, &views), expected);
 }
