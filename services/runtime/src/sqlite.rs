@@ -36,6 +36,9 @@ const READER_CACHE_KIB: i64 = 16_384;
 /// Pages of WAL after which a commit moves them into the file; measured in PERSISTENCE as the best
 /// trade between CPU and the longest commit.
 const CHECKPOINT_PAGES: i64 = 4_000;
+/// Bytes of the write-ahead log above which the writer waits until no reader needs it: four times
+/// what it has at a checkpoint. Where somebody always reads, it would never begin again by itself.
+const WAL_BYTES_MAX: u64 = 4 * 4_000 * 4_096;
 
 /// Why SQLite did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -100,13 +103,14 @@ impl Database {
         // Reads, so that the write-ahead log is there.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         let wal = open_wal(path).map_err(sync_error)?;
+        let writers_wal = wal.try_clone().map_err(sync_error)?;
         let (writer, jobs) = mpsc::sync_channel::<Job>(WRITES_WAITING_MAX);
         let name = path
             .file_stem()
             .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         let thread = thread::Builder::new()
             .name(format!("sqlite-{name}"))
-            .spawn(move || write_loop(connection, &jobs))
+            .spawn(move || write_loop(connection, &writers_wal, &jobs))
             .map_err(|_| SqliteError::Closed)?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -264,7 +268,8 @@ fn sync_error(error: io::Error) -> SqliteError {
     rusqlite::Error::SqliteFailure(code, Some(error.to_string())).into()
 }
 
-fn write_loop(connection: Connection, jobs: &mpsc::Receiver<Job>) {
+fn write_loop(connection: Connection, wal: &File, jobs: &mpsc::Receiver<Job>) {
+    let mut wal_bytes_max = WAL_BYTES_MAX;
     while let Ok(first) = jobs.recv() {
         let mut answers: Vec<Answer> = Vec::new();
         let mut begun = connection.execute_batch("BEGIN IMMEDIATE");
@@ -292,7 +297,24 @@ fn write_loop(connection: Connection, jobs: &mpsc::Receiver<Job>) {
         for answer in answers {
             answer(committed.as_ref().copied());
         }
+        let wal_bytes = wal.metadata().map_or(0, |metadata| metadata.len());
+        if wal_bytes > wal_bytes_max {
+            let begins_again = restart_wal(&connection);
+            // If a reader was in its way for the whole timeout: not after every commit again.
+            wal_bytes_max = if begins_again {
+                WAL_BYTES_MAX
+            } else {
+                wal_bytes.saturating_mul(2)
+            };
+        }
     }
+}
+
+/// Moves the whole write-ahead log into the file, waiting for those who read older states.
+fn restart_wal(connection: &Connection) -> bool {
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let blocked = connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0));
+    matches!(blocked, Ok(0))
 }
 
 /// Takes back the changes of a job that fails, and no others.

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn migrations() -> Migrations<'static> {
@@ -92,4 +94,60 @@ async fn every_place_in_a_shared_transaction_can_fail_alone() {
         let expected = (0_i64..).zip(fails).filter(|(_, fail)| !fail);
         assert!(keys.into_iter().eq(expected.map(|(k, _)| k)), "{fails:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_write_ahead_log_stays_bounded_while_somebody_always_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Database::open(&folder.path().join("t.db"), &migrations()).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    // Each of two readers ends only after the other has begun: there is always one.
+    let (began, mut begins) = tokio::sync::mpsc::channel::<mpsc::Sender<()>>(1);
+    let relay = tokio::spawn(async move {
+        let mut reading = None;
+        while let Some(begun) = begins.recv().await {
+            drop(reading.replace(begun));
+        }
+    });
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let (database, done, began) = (database.clone(), done.clone(), began.clone());
+        readers.push(tokio::spawn(async move {
+            while !done.load(Ordering::SeqCst) {
+                let (began, done) = (began.clone(), done.clone());
+                let read = database.read::<_, SqliteError, _>(move |c| {
+                    c.query_row("SELECT max(k) FROM t", [], |_| Ok(()))?;
+                    let (end, ended) = mpsc::channel();
+                    began.blocking_send(end).map_err(|_| SqliteError::Closed)?;
+                    while !done.load(Ordering::SeqCst)
+                        && ended.recv_timeout(Duration::from_millis(10))
+                            == Err(mpsc::RecvTimeoutError::Timeout)
+                    {}
+                    Ok(())
+                });
+                read.await.unwrap();
+            }
+        }));
+    }
+    drop(began);
+    let mut longest = 0;
+    for first in (0_i64..5_000).step_by(100) {
+        let write = database.write::<_, SqliteError, _>(move |tx| {
+            let value = "x".repeat(50_000);
+            for k in first..first + 100 {
+                tx.execute("INSERT INTO t VALUES (?, ?)", (k, &value))?;
+            }
+            Ok(())
+        });
+        write.await.unwrap();
+        let wal = std::fs::metadata(folder.path().join("t.db-wal")).unwrap();
+        longest = longest.max(wal.len());
+    }
+    done.store(true, Ordering::SeqCst);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    relay.await.unwrap();
+    // One write more than the limit, which is seen after it.
+    assert!(longest < WAL_BYTES_MAX + 10_000_000, "{longest}");
 }
