@@ -70,7 +70,7 @@ const EVENTS_DOWN: &str = "SELECT seq, message_index, log_offset, time_unix_ms, 
 const LAST_SEQ: &str = "SELECT seq FROM events WHERE conversation_no = ?1
     ORDER BY seq DESC LIMIT 1";
 
-const NEXT_INDEX: &str = "SELECT seq, message_index FROM events
+pub(super) const NEXT_INDEX: &str = "SELECT seq, message_index FROM events
     WHERE conversation_no = ?1 AND seq >= ?2 ORDER BY seq LIMIT 1";
 
 /// Every statement that searches, for the test of their plans.

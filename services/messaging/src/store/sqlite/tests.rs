@@ -1,5 +1,5 @@
 use runtime::sqlite::SqliteError;
-use rusqlite::{Connection, ffi};
+use rusqlite::{Connection, StatementStatus, ffi};
 
 use super::*;
 use crate::{
@@ -170,6 +170,33 @@ async fn no_statement_scans_a_table_or_sorts_one() {
             let is_lookup = step.starts_with("SEARCH") || step.starts_with("SCALAR SUBQUERY");
             assert!(is_lookup, "{step} of {statement}");
         }
+    }
+}
+
+#[test]
+fn finding_a_message_reads_a_logarithmic_number_of_rows() {
+    let fixture = SqliteFixture::new();
+    let connection = Connection::open(fixture.path()).unwrap();
+    let with = between(1, 2);
+    let mut batch = SequencedBatch {
+        events: Vec::new(),
+        conversations: vec![update(with, 4_096, 0)],
+    };
+    for seq in 1..=4_096 {
+        // Every third event is a message.
+        let mut event = event(with, seq);
+        event.message_index = seq / 3;
+        batch.events.push(event);
+    }
+    let tx = connection.unchecked_transaction().unwrap();
+    conversations::persist(&tx, &batch).unwrap();
+    tx.commit().unwrap();
+    for message_index in 1..=1_365 {
+        let seq = conversations::seq_of_message_index(&connection, with, message_index);
+        assert_eq!(seq.unwrap(), Some(3 * message_index));
+        let probe = connection.prepare_cached(conversations::NEXT_INDEX);
+        let probes = probe.unwrap().reset_status(StatementStatus::Run);
+        assert!(probes <= 13, "{probes} for {message_index}");
     }
 }
 
