@@ -28,7 +28,7 @@ use crate::{
     model::{Message, SessionLimits},
     outbox::Outbox,
     session::{Command, Event, Options, OutgoingState, SessionState, Start},
-    stats::Counters,
+    stats::{Counters, count},
 };
 
 mod commands;
@@ -204,10 +204,16 @@ impl Driver {
             if let Err(error) = self.tend(now) {
                 break error;
             }
+            if !self.afterwards.is_empty()
+                && let Err(error) = self.commit().await
+            {
+                break error;
+            }
             if self.is_over(now) {
                 break Error::Closed;
             }
             let input = self.wait(now).await;
+            count(&self.counters.turns);
             let done = match self.take(input).await {
                 Ok(()) => self.commit().await,
                 Err(error) => self.commit().await.and(Err(error)),

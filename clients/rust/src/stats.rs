@@ -27,6 +27,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Times that the session's task woke up because something happened, or was due.
+    turns,
     /// Times that the session was opened.
     connects,
     /// Send frames written, retries included.

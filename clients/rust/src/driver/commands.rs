@@ -6,7 +6,7 @@ use super::Driver;
 use crate::{
     cache::Unsent,
     error::{Error, Result},
-    model::{ErrorReason, Watermark},
+    model::{ErrorReason, SessionLimits, Watermark},
     session::{Command, Outgoing, OutgoingState},
 };
 
@@ -67,7 +67,7 @@ impl Driver {
             return Err(Error::Closed);
         }
         self.check_conversation_id(&conversation_id)?;
-        self.check_text(&text)?;
+        check_text(self.limits, &text)?;
         if !self.outbox.has_room() {
             return Err(Error::QueueFull);
         }
@@ -108,29 +108,30 @@ impl Driver {
         };
         Err(Error::argument(reason, "conversation_id", message))
     }
+}
 
-    /// What the server would refuse in any case takes no place in the queue.
-    fn check_text(&self, text: &str) -> Result<()> {
-        let limits = self.limits.unwrap_or_default();
-        let chars_max = match limits.text_chars_max {
-            0 => usize::MAX,
-            max => usize::try_from(max).unwrap_or(usize::MAX),
-        };
-        let bytes_max = match limits.frame_bytes_max {
-            0 => FRAME_BYTES_MAX,
-            max => usize::try_from(max).unwrap_or(usize::MAX),
-        };
-        let too_long = text.len().saturating_add(SEND_OVERHEAD_BYTES) > bytes_max
-            || (text.len() > chars_max && text.chars().count() > chars_max);
-        let (reason, message) = if text.is_empty() {
-            (ErrorReason::FieldRequired, "is empty")
-        } else if text.contains('\0') {
-            (ErrorReason::TextNotStorable, "contains U+0000")
-        } else if too_long {
-            (ErrorReason::TextTooLong, "is too long")
-        } else {
-            return Ok(());
-        };
-        Err(Error::argument(reason, "send.text", message))
-    }
+/// What the server would refuse in any case: it takes no place in the queue, and one that is too
+/// large does not end the session again and again.
+pub(super) fn check_text(limits: Option<SessionLimits>, text: &str) -> Result<()> {
+    let limits = limits.unwrap_or_default();
+    let chars_max = match limits.text_chars_max {
+        0 => usize::MAX,
+        max => usize::try_from(max).unwrap_or(usize::MAX),
+    };
+    let bytes_max = match limits.frame_bytes_max {
+        0 => FRAME_BYTES_MAX,
+        max => usize::try_from(max).unwrap_or(usize::MAX),
+    };
+    let too_long = text.len().saturating_add(SEND_OVERHEAD_BYTES) > bytes_max
+        || (text.len() > chars_max && text.chars().count() > chars_max);
+    let (reason, message) = if text.is_empty() {
+        (ErrorReason::FieldRequired, "is empty")
+    } else if text.contains('\0') {
+        (ErrorReason::TextNotStorable, "contains U+0000")
+    } else if too_long {
+        (ErrorReason::TextTooLong, "is too long")
+    } else {
+        return Ok(());
+    };
+    Err(Error::argument(reason, "send.text", message))
 }

@@ -8,7 +8,7 @@ use proto::messaging::v1::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Driver, Link};
+use super::{Driver, Link, commands::check_text};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
@@ -284,10 +284,16 @@ impl Driver {
         if is_leaving || self.closing.is_some() {
             return;
         }
+        let mut refused = Vec::new();
         while connection.has_room(now) {
             let Some(send) = self.outbox.next(now) else {
                 break;
             };
+            // Queued before this server said its limits.
+            if let Err(error) = check_text(self.limits, &send.text) {
+                refused.push((send.request_id, error));
+                continue;
+            }
             count(&self.counters.sends);
             let frame = client_frame::Frame::Send(Send {
                 conversation_id: send.conversation_id,
@@ -295,6 +301,13 @@ impl Driver {
                 text: send.text,
             });
             connection.write(send.request_id, frame, now);
+        }
+        for (request_id, error) in refused {
+            if let Refusal::ForGood(conversation_id, entry) =
+                self.outbox.refused(request_id, &error, now)
+            {
+                self.resolve(conversation_id, entry, OutgoingState::Failed(error));
+            }
         }
     }
 

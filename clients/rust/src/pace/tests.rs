@@ -10,6 +10,7 @@ fn no_more_frames_than_the_server_allows_and_no_wait_for_nothing() {
         if pacer.has_room(now) {
             pacer.spend();
             sent += 1;
+            assert!(sent <= 1_050, "too many");
         } else {
             let room_at = pacer.room_at();
             assert!(room_at > now);
@@ -17,7 +18,7 @@ fn no_more_frames_than_the_server_allows_and_no_wait_for_nothing() {
             assert!(pacer.has_room(now));
         }
     }
-    assert!((900..=1_050).contains(&sent), "{sent}");
+    assert!(sent >= 900, "{sent}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use super::*;
+use super::{write::PRUNE_EVERY, *};
 
 const USER_ID: &str = "me";
 
