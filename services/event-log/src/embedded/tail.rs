@@ -161,3 +161,19 @@ impl Partition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between a reader's look and its wait there is no lock.
+    #[tokio::test]
+    async fn a_word_to_a_reader_that_does_not_wait_yet_is_kept() {
+        let signal = Signal::default();
+        for tell in [Signal::wake, Signal::revoke] {
+            tell(&signal);
+            let waiting = tokio::time::timeout(std::time::Duration::from_secs(60), signal.wait());
+            assert!(waiting.await.is_ok());
+        }
+    }
+}

@@ -123,24 +123,56 @@ fn hold_writer(log: &EmbeddedLog) -> mpsc::Sender<()> {
 }
 
 #[tokio::test]
-async fn appends_that_wait_share_one_commit() {
+async fn appends_that_wait_share_commits_and_keep_their_order() {
+    const APPENDS: usize = 10_000;
     let folder = tempfile::tempdir().unwrap();
-    let log = EmbeddedLog::open(config(folder.path())).unwrap();
+    let log = EmbeddedLog::open(small(folder.path())).unwrap();
     let release = hold_writer(&log);
     let appending = {
         let log = log.clone();
-        let records = (0..1_000).map(|n| NewRecord {
-            key: Bytes::from(format!("{n}")),
-            ..NewRecord::default()
-        });
-        let records = records.collect();
+        let records = (0..APPENDS).map(|n| record(n.to_string())).collect();
         tokio::spawn(async move { log.append_all(Topic::Messages, records, Urgency::Now).await })
     };
-    until(|| log.shared.queue.waiting() == 1_000).await;
+    until(|| log.shared.queue.waiting() == APPENDS).await;
     release.send(()).unwrap();
     let results = within(appending).await.unwrap();
-    assert!(results.iter().all(Result::is_ok));
-    assert_eq!((log.stats().commits, log.stats().appends), (2, 1_001));
+    let offsets: Vec<_> = results.into_iter().map(|r| r.unwrap().offset).collect();
+    // The one that held the writer came first.
+    assert_eq!(offsets, (1..=APPENDS as u64).collect::<Vec<_>>());
+    let commits = 1 + APPENDS.div_ceil(queue::COMMIT_APPENDS_MAX) as u64;
+    assert_eq!(log.stats().commits, commits);
+    let (_member, mut reader) = join(&log, "one").await;
+    let there = rest(&mut reader, 1).await;
+    assert!((0..APPENDS).eq(there.iter().map(|r| {
+        std::str::from_utf8(&r.payload)
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+    })));
+}
+
+/// A test cannot cut the power; this is what SQLite's promise to survive it rests on.
+#[tokio::test]
+async fn every_commit_is_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(small(folder.path())).unwrap();
+    let (found, settings) = mpsc::channel();
+    *log.shared.before_commit.lock() = Some(Box::new(move |connection| {
+        for name in [
+            "PRAGMA synchronous",
+            "PRAGMA journal_mode",
+            "PRAGMA wal_autocheckpoint",
+        ] {
+            let value = |row: &rusqlite::Row<'_>| row.get::<_, rusqlite::types::Value>(0);
+            found
+                .send(connection.query_row(name, [], value).unwrap())
+                .unwrap();
+        }
+    }));
+    append(&log, record("a")).await.unwrap();
+    let settings: Vec<_> = settings.iter().collect();
+    let full = rusqlite::types::Value::Integer(2);
+    assert_eq!(settings, [full, "wal".to_owned().into(), 0.into()]);
 }
 
 #[tokio::test]

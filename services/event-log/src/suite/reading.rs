@@ -1,6 +1,6 @@
 //! Promises about readers.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     Fixture, GROUPS, append, assert_grows, assigned, keys, next, range, read_alone, record, take,
@@ -154,26 +154,32 @@ pub async fn a_cancelled_next_loses_nothing(fixture: &dyn Fixture) {
     let (_member, mut readers) = read_alone(&log, GROUPS[0]).await;
     let partition = log.partition_of(Topic::Messages, b"key");
     let mut reader: Box<dyn PartitionReader> = readers.remove(&partition).expect("a reader");
-    let appending = {
-        let log = log.clone();
-        tokio::spawn(async move {
-            for n in 0..APPENDS {
-                append(&log, vec![record("key", n.to_string())]).await;
-            }
-        })
+    let append_all = async |log: Arc<dyn EventLog>| {
+        for n in 0..APPENDS {
+            append(&log, vec![record("key", n.to_string())]).await;
+        }
     };
-    let mut seen = Vec::new();
-    let mut patience_us = 0;
+    let (mut appending, mut seen, mut cancelled) = (None, Vec::new(), 0_usize);
     let reading = async {
         while seen.len() < APPENDS {
-            patience_us = (patience_us + 37) % 1_000;
-            let patience = Duration::from_micros(patience_us);
-            if let Ok(records) = tokio::time::timeout(patience, reader.next(3)).await {
-                seen.extend(records.expect("the log can be read"));
+            let patience = async {
+                for _ in 0..cancelled % 7 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                records = reader.next(3) => seen.extend(records.expect("the log can be read")),
+                () = patience => cancelled += 1,
+            }
+            // It was cancelled while there was nothing; now there will be something at any moment.
+            if cancelled > 20 && appending.is_none() {
+                appending = Some(tokio::spawn(append_all(log.clone())));
             }
         }
     };
     within("reading", reading).await;
+    let appending = appending.expect("the appends were begun");
     within("the appends", appending).await.expect("no panic");
     assert_grows(&seen);
     let got: Vec<_> = seen.iter().map(text).collect();

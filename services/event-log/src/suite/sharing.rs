@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{Fixture, GROUPS, append, assigned, keys, next, read_alone, record, text, within};
 use crate::{Appended, EventLog, LogError, Membership, Record, Topic};
+
+/// How long to look for what must not happen.
+const EARLY: Duration = Duration::from_millis(100);
 
 /// What a store would keep: the records that were dealt with, and how far each partition is.
 #[derive(Default)]
@@ -177,6 +181,9 @@ pub async fn a_revoked_reader_gets_no_more_records(fixture: &dyn Fixture) {
     }
     let joining = within("joining", log.join(GROUPS[0], Topic::Messages));
     let mut two = joining.await.expect("the group is known");
+    // Nobody else gets a partition before its reader knows: it may be in the middle of something.
+    let early = tokio::time::timeout(EARLY, two.assigned()).await;
+    assert!(early.is_err(), "a partition was given to two readers");
     let revoked = async {
         let mut revoked = BTreeSet::new();
         while revoked.len() < 2 {

@@ -98,6 +98,44 @@ async fn readers_that_go_on_make_room_on_a_full_disk() {
     assert!(next > 30);
 }
 
+/// Not everything that stops a commit also takes it back, as a full disk does.
+#[tokio::test]
+async fn a_commit_that_fails_in_the_middle_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(config(folder.path())).unwrap();
+    let release = hold_writer(&log);
+    let appending = {
+        let (log, records) = (log.clone(), many("bad!"));
+        tokio::spawn(async move { log.append_all(Topic::Messages, records, Urgency::Now).await })
+    };
+    until(|| log.shared.queue.waiting() == 100).await;
+    let run = |sql: &'static str| {
+        *log.shared.before_commit.lock() = Some(Box::new(move |connection| {
+            connection.execute_batch(sql).unwrap();
+        }));
+    };
+    // Somebody has put a row where the next batch of a partition belongs.
+    let used = log.partition_of(Topic::Messages, b"key");
+    assert_ne!(used, 2);
+    run("INSERT INTO batches_2 VALUES (0, x'00')");
+    release.send(()).unwrap();
+    for result in within(appending).await.unwrap() {
+        assert!(matches!(result, Err(AppendError::Failed(_))), "{result:?}");
+    }
+    run("DELETE FROM batches_2");
+    let mut next = BTreeMap::from([(used, 1)]);
+    for result in log
+        .append_all(Topic::Messages, many("good"), Urgency::Now)
+        .await
+    {
+        let place = result.unwrap();
+        let expected = next.entry(place.partition).or_default();
+        assert_eq!(place.offset, *expected);
+        *expected += 1;
+    }
+    assert_eq!(next.values().sum::<u64>(), 101);
+}
+
 /// Changes the file behind the log's back, while it is closed.
 fn damage(folder: &Path, sql: &str) {
     let connection = Connection::open(folder.join("log.db")).unwrap();
