@@ -32,7 +32,8 @@ const LINES_AHEAD: usize = 16;
 const ACK_DEADLINE: Duration = Duration::from_secs(30);
 /// Messages of the history that one call gives.
 const HISTORY_MAX: u32 = 200;
-/// Typed messages without an ack above which no more lines are taken: far below what the SDK queues.
+/// Typed messages without an ack above which no more lines are taken: far below what the SDK
+/// queues.
 const TYPED_MAX: usize = 256;
 /// Bytes of a line that are taken at a time; a longer one is several lines.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -137,7 +138,7 @@ impl Chat<'_> {
                         end.as_mut().reset(tokio::time::Instant::now() + ACK_DEADLINE);
                     }
                 },
-                Some((message_id, error)) = failed.recv() => self.show_failure(&message_id, &error)?,
+                Some((id, error)) = failed.recv() => self.show_failure(&id, &error)?,
                 () = &mut end => anyhow::bail!(
                     "{} messages are not sent yet; the next chat will send them", self.typed.len()
                 ),

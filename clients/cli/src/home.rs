@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-/// The file that names the account that logged in last; not a username, so that it is nobody's folder.
+/// The file that names the account that logged in last; not a username, so that it is nobody's
+/// folder.
 const CURRENT: &str = "_current";
 /// Letters of a username (profile.proto).
 const USERNAME_CHARS: std::ops::RangeInclusive<usize> = 2..=32;
@@ -134,8 +135,8 @@ fn default_base() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The server as the name of a folder: `http://127.0.0.1:7400` is `at-127.0.0.1_7400`. The prefix keeps
-/// an odd server from being the folder itself or the one above it.
+/// The server as the name of a folder: `http://127.0.0.1:7400` is `at-127.0.0.1_7400`. The prefix
+/// keeps an odd server from being the folder itself or the one above it.
 fn server_key(server: &str) -> String {
     let authority = server.split_once("://").map_or(server, |(_, rest)| rest);
     let key: String = authority

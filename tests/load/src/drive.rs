@@ -115,8 +115,8 @@ impl Run {
         *self.counts().errors.entry(name.into()).or_insert(0) += 1;
     }
 
-    /// Waits until all that was sent is answered, and `received_each` sessions have received each of
-    /// it, at most until `deadline`. Answers how many receipts are missing.
+    /// Waits until all that was sent is answered, and `received_each` sessions have received each
+    /// of it, at most until `deadline`. Answers how many receipts are missing.
     pub(crate) async fn settled(&self, received_each: u64, deadline: Duration) -> u64 {
         let end = Instant::now() + deadline;
         loop {

@@ -99,8 +99,8 @@ pub(crate) struct PairFigures {
     pub(crate) acked_total: u64,
     /// Acked, and not received live by the other user within the time allowed after the end.
     pub(crate) undelivered: u64,
-    /// Messages that waited because the server allows a session only so many frames: if there are any,
-    /// the rates are those of its limit.
+    /// Messages that waited because the server allows a session only so many frames: if there are
+    /// any, the rates are those of its limit.
     pub(crate) held_back: u64,
     pub(crate) errors: Errors,
 }
@@ -118,7 +118,8 @@ pub(crate) struct IdleFigures {
     pub(crate) sessions: usize,
     pub(crate) sessions_lost: usize,
     pub(crate) seconds: f64,
-    /// Of the server: before the accounts were made, before the sessions were opened, and at the end.
+    /// Of the server: before the accounts were made, before the sessions were opened, and at the
+    /// end.
     pub(crate) rss_kb_at_start: Option<u64>,
     pub(crate) rss_kb_before: Option<u64>,
     pub(crate) rss_kb_after: Option<u64>,
@@ -141,8 +142,8 @@ pub(crate) struct GrowFigures {
     pub(crate) last_to_first: f64,
     pub(crate) slices: Vec<Slice>,
     pub(crate) rss_kb_server: Option<u64>,
-    /// Messages that waited because the server allows a session only so many frames: if there are any,
-    /// the rates are those of its limit.
+    /// Messages that waited because the server allows a session only so many frames: if there are
+    /// any, the rates are those of its limit.
     pub(crate) held_back: u64,
     pub(crate) errors: Errors,
 }

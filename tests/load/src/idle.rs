@@ -1,5 +1,5 @@
-//! `idle-N`: N sessions that say nothing but heartbeats, each on a connection of its own, as phones in
-//! pockets are.
+//! `idle-N`: N sessions that say nothing but heartbeats, each on a connection of its own, as phones
+//! in pockets are.
 
 use std::{
     sync::{
@@ -20,8 +20,8 @@ use crate::{
     wire::{self, Wire},
 };
 
-/// Between log-ins and the first measurement, and between opening and the hold: what was set free is
-/// given back to the machine by then.
+/// Between log-ins and the first measurement, and between opening and the hold: what was set free
+/// is given back to the machine by then.
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(

@@ -1,5 +1,5 @@
-//! A session as bare frames: as little work as possible on this side of the connection, which shares
-//! the machine with the server.
+//! A session as bare frames: as little work as possible on this side of the connection, which
+//! shares the machine with the server.
 
 use std::{
     sync::OnceLock,

@@ -1,7 +1,7 @@
 //! Reads a log of a chat channel and the annotation beside it.
 //!
-//! A name is a speaker: someone who renames himself (`=== X is now known as Y`) is two of them. Which
-//! names are one person is not in the log for certain, and the replay does not need to know.
+//! A name is a speaker: someone who renames himself (`=== X is now known as Y`) is two of them.
+//! Which names are one person is not in the log for certain, and the replay does not need to know.
 
 use std::{
     fs,

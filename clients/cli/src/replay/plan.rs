@@ -50,8 +50,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Adds a log; its speakers are other accounts than those of the logs before, since the same name
-    /// in logs that are years apart is mostly not the same person.
+    /// Adds a log; its speakers are other accounts than those of the logs before, since the same
+    /// name in logs that are years apart is mostly not the same person.
     ///
     /// `run` makes the usernames of this run different from those of every other run.
     pub(crate) fn add(&mut self, log: &Log, run: &str) {
@@ -100,8 +100,8 @@ fn add_speaker(speakers: &mut Vec<Speaker>, nick: &str, run: &str) -> usize {
     place
 }
 
-/// What of the name may stand in a username, then the run and the speaker's number in it: names that
-/// differ in case or in odd characters only stay different.
+/// What of the name may stand in a username, then the run and the speaker's number in it: names
+/// that differ in case or in odd characters only stay different.
 fn username(nick: &str, run: &str, place: usize) -> String {
     let mut stem: String = nick
         .chars()

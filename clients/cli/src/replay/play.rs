@@ -14,8 +14,8 @@ use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
 use super::{cast::Actor, patience::AWAY_MAX, plan::Planned};
 use crate::args::Speed;
 
-/// Messages that wait for their acks, over all accounts: enough to keep a server busy, and few enough
-/// that the waits measured are the server's.
+/// Messages that wait for their acks, over all accounts: enough to keep a server busy, and few
+/// enough that the waits measured are the server's.
 const IN_FLIGHT_MAX: usize = 128;
 /// How long the sessions may stay without a new message before those that are missing are given up:
 /// longer than a reconnect with its back-off.
@@ -95,8 +95,9 @@ fn pace(speed: Speed) -> Option<tokio::time::Interval> {
     Some(pace)
 }
 
-/// Which device of the author sends to a conversation: always the same, since only one device's sends
-/// keep their order, and different ones over all conversations, so that each is the other's witness.
+/// Which device of the author sends to a conversation: always the same, since only one device's
+/// sends keep their order, and different ones over all conversations, so that each is the other's
+/// witness.
 fn seat_of(conversation_id: &str, seats: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     conversation_id.hash(&mut hasher);

@@ -178,7 +178,8 @@ async fn all_events(client: &Client, ids: &[&str]) -> anyhow::Result<Vec<Message
     Ok(messages)
 }
 
-/// Every message of these conversations as it is shown: read from the newest, given from the oldest.
+/// Every message of these conversations as it is shown: read from the newest, given from the
+/// oldest.
 async fn all_messages(client: &Client, ids: &[&str]) -> anyhow::Result<Vec<Message>> {
     let mut all = Vec::new();
     for id in ids {

@@ -97,7 +97,8 @@ impl Report {
                 skipped.thread_starts, skipped.own, skipped.system, skipped.empty
             ),
             format!(
-                "{} messages in {:.1} s ({rate:.0} a second), ack p50 {:.1} ms, p99 {:.1} ms, {} disconnects",
+                "{} messages in {:.1} s ({rate:.0} a second), ack p50 {:.1} ms, p99 {:.1} ms, \
+                 {} disconnects",
                 self.sent, self.seconds, self.ack_ms_p50, self.ack_ms_p99, self.disconnects
             ),
         ];

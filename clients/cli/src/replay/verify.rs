@@ -115,8 +115,8 @@ impl Marks<'_> {
     }
 }
 
-/// The acks alone: in each conversation the places 1, 2, 3 ..., each once, and each author's messages
-/// in the order in which they were sent.
+/// The acks alone: in each conversation the places 1, 2, 3 ..., each once, and each author's
+/// messages in the order in which they were sent.
 fn check_acks<'a>(sent: &'a [Sent], marks: &mut Marks<'a>) {
     let mut places: BTreeMap<(&str, u64), &str> = BTreeMap::new();
     let mut last_of_author: HashMap<(&str, &str), u64> = HashMap::new();
@@ -251,8 +251,8 @@ fn streams(view: &View) -> BTreeMap<&str, Vec<(u64, &str, &str, &str)>> {
     streams
 }
 
-/// How many messages of each of his conversations the user has not read: those after his own last one,
-/// since sending marks as read up to the own message.
+/// How many messages of each of his conversations the user has not read: those after his own last
+/// one, since sending marks as read up to the own message.
 pub(crate) fn expected_unread<'a>(sent: &'a [Sent], user_id: &str) -> HashMap<&'a str, u64> {
     let mut places: HashMap<&str, (u64, u64)> = HashMap::new();
     for message in sent.iter().filter(|sent| sent.is_acked_of(user_id)) {
