@@ -84,7 +84,7 @@ pub async fn play(url: &str) -> anyhow::Result<()> {
             .await
             .context("the message did not arrive")??;
         println!(
-            "  #{} {}: {}\n      durable after {:.1} ms, read by {} after {:.1} ms",
+            "  #{} {}: {}\n      durable after {:.1} ms, received by {} after {:.1} ms",
             receipt.seq,
             from.name,
             message.text,
@@ -96,9 +96,13 @@ pub async fn play(url: &str) -> anyhow::Result<()> {
             .mark_read(&conversation, message.watermark())
             .await?;
     }
-    let history = one.session.client().list_conversations(1, "", 0).await?;
-    let last = history.conversations.first().map_or(0, |row| row.last_seq);
-    println!("demo: done, {last} messages in the history of both\n");
+    let mut histories = Vec::new();
+    for person in [&one.session, &other.session] {
+        histories.push(person.history(&conversation, 0, LINES.len() + 1).await?);
+    }
+    let same = histories[0] == histories[1];
+    anyhow::ensure!(same && histories[0].len() == LINES.len(), "the two histories differ");
+    println!("demo: done, the same {} messages in the history of both\n", LINES.len());
     for person in people {
         person.session.close().await;
     }
