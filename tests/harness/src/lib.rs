@@ -15,7 +15,7 @@ mod server;
 mod session;
 
 pub use account::{Bearer, Device, Messaging, PASSWORD, connect, direct, register};
-pub use process::{ServerProcess, StandaloneOptions};
+pub use process::{ServerProcess, StandaloneOptions, program};
 pub use proxy::Proxy;
 pub use raw::{call_raw, open_raw_session};
 pub use refusal::{Refusal, documented_code, refused};

@@ -110,7 +110,7 @@ fn spawn(folder: &Path, listen: &str, options: &StandaloneOptions) -> (Child, St
         .append(true)
         .open(folder.join("log"))
         .expect("a log");
-    let mut child = Command::new(program())
+    let mut child = Command::new(program("standalone"))
         .arg("--listen")
         .arg(listen)
         .arg("--data")
@@ -142,27 +142,22 @@ fn spawn(folder: &Path, listen: &str, options: &StandaloneOptions) -> (Child, St
     }
 }
 
-/// The program, beside the one that runs this; built if it is not there or older than its sources.
-fn program() -> PathBuf {
+/// A program of the workspace (`standalone`, `messenger`), beside the one that runs this; built if it
+/// is not there or older than its sources.
+pub fn program(name: &str) -> PathBuf {
     let _one = BUILDING.lock();
     let own = env::current_exe().expect("the path of this program");
     let profile = own
         .parent()
         .and_then(Path::parent)
         .expect("a target folder");
-    let program = profile.join(format!("standalone{}", env::consts::EXE_SUFFIX));
+    let program = profile.join(format!("{name}{}", env::consts::EXE_SUFFIX));
     if !is_fresh(&program) {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "standalone",
-                "--target-dir",
-            ])
+            .args(["build", "--quiet", "--package", name, "--target-dir"])
             .arg(profile.parent().expect("a target folder"));
         if profile.ends_with("release") {
             build.arg("--release");
@@ -170,7 +165,7 @@ fn program() -> PathBuf {
         let built = build.status();
         assert!(
             built.is_ok_and(|built| built.success()),
-            "no server to test"
+            "no {name} to test"
         );
     }
     program

@@ -8,4 +8,5 @@ mod bounds;
 mod crash;
 mod layering;
 mod reads;
+mod replay;
 mod sessions;

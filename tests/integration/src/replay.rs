@@ -1,0 +1,86 @@
+//! Real conversations through real sessions, also with the server killed in the middle.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use harness::{ServerProcess, StandaloneOptions, program};
+use rand::RngExt;
+use serde_json::Value;
+
+/// What a replay counts that must not have happened.
+const WRONG: [&str; 7] = [
+    "missing",
+    "duplicated",
+    "out_of_order",
+    "altered",
+    "unexpected",
+    "devices_diverged",
+    "unread_wrong",
+];
+
+fn replay(server: &ServerProcess, logs: &[&str], speed: &str) -> (Child, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder for the accounts");
+    let data = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data"));
+    let child = Command::new(program("messenger"))
+        .args(["--json", "--server", &server.url(), "--profile-dir"])
+        .arg(folder.path())
+        .args(["replay", "--sessions-per-user", "2", "--speed", speed])
+        .args(logs.iter().map(|log| data.join(format!("{log}.raw.txt"))))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the replay");
+    (child, folder)
+}
+
+fn check(output: &Output) -> Value {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let summary: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no summary: {errors}"));
+    for figure in WRONG {
+        assert_eq!(summary[figure], 0, "{figure}: {summary}\n{errors}");
+    }
+    for figure in ["acked", "delivered", "read_back"] {
+        assert_eq!(
+            summary[figure], summary["sent"],
+            "{figure}: {summary}\n{errors}"
+        );
+    }
+    assert!(output.status.success(), "{summary}\n{errors}");
+    summary
+}
+
+#[test]
+fn real_conversations_come_back_as_they_were_sent() {
+    let server = ServerProcess::start(StandaloneOptions::default());
+    let logs = [
+        "2005-06-16.train-c",
+        "2007-07-03.train-a",
+        "2015-02-04.train-b",
+        "oddities",
+    ];
+    let (child, _folder) = replay(&server, &logs, "max");
+    let summary = check(&child.wait_with_output().expect("its end"));
+    assert!(summary["sent"].as_u64() > Some(500), "{summary}");
+}
+
+#[test]
+fn real_conversations_survive_kill_9_in_the_middle() {
+    let mut server = ServerProcess::start(StandaloneOptions::default());
+    let (mut child, _folder) = replay(&server, &["2007-07-03.train-a"], "80");
+    let mut kills = 0;
+    // The moments are the fault, so they are left to chance.
+    while child.try_wait().expect("a child").is_none() {
+        std::thread::sleep(Duration::from_millis(rand::rng().random_range(300..1_500)));
+        if kills < 8 {
+            server.start_again();
+            kills += 1;
+        }
+    }
+    let summary = check(&child.wait_with_output().expect("its end"));
+    assert!(kills >= 3, "it was over after {kills} kills");
+    assert!(summary["disconnects"].as_u64() > Some(0), "{summary}");
+}
