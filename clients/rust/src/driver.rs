@@ -134,17 +134,8 @@ pub(crate) async fn start(
         Some(cache) => cache.load(&user_id, options.conversations_max).await?,
         None => crate::cache::Stored::default(),
     };
-    let mut known: Vec<Known> = stored.heads.into_iter().map(Known::from).collect();
-    let version = match (stored.inbox_version, &options.start) {
-        (Some(version), _) => Some(version),
-        // A cache without a version is new, or of an app that died before it had caught up.
-        (None, Start::Present) => None,
-        (None, Start::Beginning) => Some(0),
-        (None, Start::Known { inbox_version, .. }) => Some(*inbox_version),
-    };
-    if let (None, Start::Known { seqs, .. }) = (stored.inbox_version, &options.start) {
-        known.extend(seqs.iter().map(Known::from));
-    }
+    let heads = stored.heads.into_iter().map(Known::from).collect();
+    let (version, known) = beginning(stored.inbox_version, heads, &options.start);
     let mut ids = MessageIds::new(options.conversations_max);
     for (conversation_id, message_id) in &stored.last_message_ids {
         ids.saw(conversation_id, message_id);
@@ -195,6 +186,31 @@ pub(crate) async fn start(
     };
     tokio::spawn(driver.run());
     Ok(())
+}
+
+/// Where the session begins: the version it is at, `None` = that of the present, and conversations.
+fn beginning(
+    stored_version: Option<u64>,
+    mut known: Vec<Known>,
+    start: &Start,
+) -> (Option<u64>, Vec<Known>) {
+    let version = match (stored_version, start) {
+        (Some(version), _) => Some(version),
+        // A cache without a version is new, or of an app that died before it had caught up.
+        (None, Start::Present) => None,
+        (None, Start::Beginning) => Some(0),
+        (
+            None,
+            Start::Known {
+                inbox_version,
+                seqs,
+            },
+        ) => {
+            known.extend(seqs.iter().map(Known::from));
+            Some(*inbox_version)
+        }
+    };
+    (version, known)
 }
 
 impl Driver {

@@ -80,6 +80,35 @@ async fn an_app_that_dies_while_it_catches_up_has_the_whole_history_later() {
 }
 
 #[tokio::test]
+async fn what_was_missed_while_the_app_was_away_is_news_and_nothing_else_is() {
+    let fake = Fake::start().await;
+    let client = log_in(&fake).await;
+    for number in 0..20 {
+        fake.say(&format!("c{}", number % 2), "history");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let mut seq = 10;
+    for life in 0..3 {
+        let cache = SqliteCache::open(&path).await.unwrap();
+        let options = quick(Options::default().cache(cache));
+        let (session, mut events) = client.connect(options).await.unwrap();
+        if life > 0 {
+            let missed = soon(events.next_message()).await.unwrap();
+            seq += 1;
+            assert_eq!((missed.text.as_str(), missed.seq), ("missed", seq));
+        }
+        soon(session.live()).await.unwrap();
+        fake.say("c0", "now");
+        let now = soon(events.next_message()).await.unwrap();
+        seq += 1;
+        assert_eq!((now.text.as_str(), now.seq), ("now", seq));
+        session.close().await;
+        fake.say("c0", "missed");
+    }
+}
+
+#[tokio::test]
 async fn an_app_that_dies_at_any_moment_sends_and_keeps_everything_once() {
     let fake = Fake::start().await;
     let client = log_in(&fake).await;
@@ -127,6 +156,16 @@ async fn an_app_that_dies_at_any_moment_sends_and_keeps_everything_once() {
         }
     }
     fake.state.lock().on_sends.clear();
+    everything_is_there_once(&fake, &client, &cache, &queued).await;
+}
+
+/// What was queued has been sent once and in order, and the cache gets all there is.
+async fn everything_is_there_once(
+    fake: &Fake,
+    client: &Client,
+    cache: &SqliteCache,
+    queued: &[String],
+) {
     let options = quick(Options::from_beginning().cache(cache.clone()));
     let (session, _events) = client.connect(options).await.unwrap();
     for mut outgoing in session.unsent().await.unwrap() {
@@ -136,7 +175,7 @@ async fn an_app_that_dies_at_any_moment_sends_and_keeps_everything_once() {
     let mine: Vec<_> = mine.into_iter().filter(|t| t.starts_with("mine")).collect();
     // A message whose queueing was not confirmed may have been kept nevertheless, but once.
     let mut rest = mine.iter();
-    for text in &queued {
+    for text in queued {
         assert!(rest.any(|sent| sent == text), "{text} is lost or late");
     }
     let distinct: std::collections::HashSet<_> = mine.iter().collect();

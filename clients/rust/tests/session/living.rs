@@ -62,6 +62,29 @@ async fn an_expired_token_is_refreshed_once_for_everybody() {
 }
 
 #[tokio::test]
+async fn programs_that_share_a_token_file_share_its_refreshes() {
+    let fake = Fake::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = || FileTokens::new(dir.path().join("tokens"));
+    let client = || {
+        Client::builder(fake.url())
+            .tokens(tokens())
+            .build()
+            .unwrap()
+    };
+    let (one, other) = (client(), client());
+    let credentials = log_in(&fake).await.credentials().await.unwrap();
+    tokens().save(&credentials).await.unwrap();
+    // Both have loaded the token that ends now.
+    one.unread_total(0).await.unwrap();
+    other.unread_total(0).await.unwrap();
+    fake.state.lock().valid_tokens.clear();
+    let answers = tokio::join!(one.unread_total(0), other.unread_total(0));
+    assert!(answers.0.is_ok() && answers.1.is_ok());
+    assert_eq!(fake.seen().refreshes, 1);
+}
+
+#[tokio::test]
 async fn a_session_is_told_about_a_new_token_and_survives_the_end_of_the_old_one() {
     let fake = Fake::start().await;
     let client = log_in(&fake).await;

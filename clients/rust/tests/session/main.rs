@@ -10,8 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use messenger_client::{
-    Batch, Cache, Client, Error, ErrorKind, ErrorReason, Event, Events, Head, LogIn, Message,
-    Options, OutgoingState, Session, SessionState, SqliteCache, Start, Stored, model::Conversation,
+    Batch, Cache, Client, Error, ErrorKind, ErrorReason, Event, Events, FileTokens, Head, LogIn,
+    Message, Options, OutgoingState, Session, SessionState, SqliteCache, Start, Stored, TokenStore,
+    model::Conversation,
 };
 use proto::messaging::v1::{self as pb, server_frame::Frame};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
