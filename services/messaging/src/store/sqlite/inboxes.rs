@@ -113,7 +113,7 @@ pub(super) fn apply(
     tx: &Connection,
     changes: &[(u64, InboxChange)],
 ) -> Result<Vec<InboxApplied>, StoreError> {
-    let mut apply = Apply::prepare(tx)?;
+    let mut apply = Apply::prepare(tx, changes.len())?;
     for (version, change) in changes {
         apply.change(*version, change)?;
     }
@@ -195,14 +195,15 @@ struct Apply<'c> {
 }
 
 impl<'c> Apply<'c> {
-    fn prepare(tx: &'c Connection) -> Result<Self, StoreError> {
+    /// Makes room for a row a change: growing by copies costs more than the look-ups.
+    fn prepare(tx: &'c Connection, changes: usize) -> Result<Self, StoreError> {
         Ok(Self {
             select_head_and_row: tx.prepare_cached(HEAD_AND_ROW)?,
             select_row: tx.prepare_cached(ROW)?,
-            users: Vec::new(),
-            user_places: HashMap::new(),
-            rows: Vec::new(),
-            row_places: HashMap::new(),
+            users: Vec::with_capacity(changes),
+            user_places: HashMap::with_capacity(changes),
+            rows: Vec::with_capacity(changes),
+            row_places: HashMap::with_capacity(changes),
         })
     }
 
@@ -298,7 +299,7 @@ impl<'c> Apply<'c> {
                 user: touched.user,
                 previous_version: before.version,
                 version: touched.head.version,
-                rows: Vec::new(),
+                rows: Vec::with_capacity(1),
             });
         }
         for touched in self.rows {
