@@ -234,6 +234,6 @@ pub trait PartitionReader: Send {
 
     /// Everything below `offset` is durably dealt with by this group. A hint: the embedded log deletes
     /// what all groups have passed, Kafka shows it to operators. Never goes back, never blocks, and
-    /// does nothing once the partition is revoked.
+    /// does nothing once [`LogError::Revoked`] was answered: another reader has the partition then.
     fn commit(&self, offset: u64);
 }

@@ -129,6 +129,7 @@ impl Group {
                 }
                 let group = self.name.as_str();
                 tracing::warn!(group, partition, "a reader did not give its partition back");
+                holder.signal.end();
             }
             let signal = Arc::new(Signal::default());
             slot.holder = Some(Holder {
@@ -216,6 +217,7 @@ impl State {
             holder.dropped = true;
             return;
         }
+        holder.signal.end();
         slot.holder = None;
         let next = self.members.iter().find(|m| slot.meant_for == Some(m.id));
         if let Some(next) = next {

@@ -170,8 +170,7 @@ impl Reader {
     }
 
     fn failed(&self, error: &str) -> LogError {
-        let (group, partition, offset) = (self.group, self.partition, self.position);
-        tracing::error!(group, partition, offset, error, "the log cannot be read");
+        let (partition, offset) = (self.partition, self.position);
         LogError::Failed(format!("partition {partition}, offset {offset}: {error}"))
     }
 
@@ -259,7 +258,8 @@ impl PartitionReader for Reader {
     }
 
     fn commit(&self, offset: u64) {
-        if self.signal.is_revoked() {
+        // A reader that is told to let go may still say what it has dealt with.
+        if self.signal.has_ended() {
             return;
         }
         if let (Ok(group), Ok(place)) = (

@@ -22,6 +22,7 @@ const BATCHES_TAKEN_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     revoked: AtomicBool,
+    ended: AtomicBool,
     notify: Notify,
 }
 
@@ -35,6 +36,16 @@ impl Signal {
     /// Whether the partition was taken away.
     pub(super) fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::Acquire)
+    }
+
+    /// The partition is handed on.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Whether another reader may have the partition.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Makes the reader look again.

@@ -151,6 +151,21 @@ async fn appends_that_wait_share_commits_and_keep_their_order() {
     })));
 }
 
+#[tokio::test]
+async fn nobody_else_can_read_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(small(folder.path())).unwrap();
+    append(&log, record("a")).await.unwrap();
+    for name in ["log.db", "log.db-wal", "log.db-shm"] {
+        let mode = fs::metadata(folder.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o077, 0, "{name}");
+    }
+}
+
 /// A test cannot cut the power; this is what SQLite's promise to survive it rests on.
 #[tokio::test]
 async fn every_commit_is_synced() {

@@ -87,6 +87,77 @@ async fn a_reader_that_does_not_react_is_passed_over() {
     assert_eq!(within(three.assigned()).await.unwrap().partition(), 0);
 }
 
+type Seen = Arc<parking_lot::Mutex<BTreeMap<u32, Vec<u64>>>>;
+
+/// Reads what it is given and commits it, until it is aborted.
+async fn work(log: Arc<EmbeddedLog>, seen: Seen) {
+    let mut member = log.join("one", Topic::Messages).await.unwrap();
+    let mut readers = tokio::task::JoinSet::new();
+    loop {
+        let mut reader = member.assigned().await.unwrap();
+        let seen = seen.clone();
+        readers.spawn(async move {
+            while let Ok(records) = reader.next(5).await {
+                let offsets = records.iter().map(|r| r.offset);
+                seen.lock()
+                    .entry(reader.partition())
+                    .or_default()
+                    .extend(offsets);
+                reader.commit(records[records.len() - 1].offset + 1);
+            }
+        });
+    }
+}
+
+/// Who does not seek goes on where its group has committed; what was committed is deleted meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_and_go_while_records_are_deleted_and_each_is_seen_once() {
+    const ROUNDS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmbeddedConfig {
+        groups: vec![("one".to_owned(), Topic::Messages)],
+        tail_bytes_max: 1,
+        ..config(folder.path())
+    };
+    let log = EmbeddedLog::open(config).unwrap();
+    let (seen, mut members) = (Seen::default(), std::collections::VecDeque::new());
+    let mut expected = BTreeMap::<u32, Vec<u64>>::new();
+    for round in 0..ROUNDS {
+        let records = (0..50).map(|n| NewRecord {
+            key: Bytes::from(n.to_string()),
+            payload: Bytes::from(vec![b'x'; 3_000]),
+            headers: Vec::new(),
+        });
+        let records = records.collect();
+        for result in log.append_all(Topic::Messages, records, Urgency::Now).await {
+            let place = result.unwrap();
+            expected
+                .entry(place.partition)
+                .or_default()
+                .push(place.offset);
+        }
+        if round % 3 == 2 {
+            let oldest: tokio::task::JoinHandle<()> = members.pop_front().unwrap();
+            oldest.abort();
+        } else if members.len() < 6 {
+            members.push_back(tokio::spawn(work(log.clone(), seen.clone())));
+        }
+        // Everybody tidies at once.
+        log.shared.is_full.store(true, Ordering::Relaxed);
+    }
+    let count = |all: &BTreeMap<u32, Vec<u64>>| all.values().map(Vec::len).sum::<usize>();
+    until(|| count(&seen.lock()) >= count(&expected)).await;
+    assert_eq!(*seen.lock(), expected);
+    until(|| {
+        log.shared
+            .partitions
+            .iter()
+            .take(4)
+            .all(|p| p.range().0 == p.range().1)
+    })
+    .await;
+}
+
 /// A partition whose reader was dropped is read again only when its member has left.
 #[tokio::test]
 async fn a_dropped_reader_leaves_its_partition_to_the_next_member() {
