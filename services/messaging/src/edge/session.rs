@@ -462,7 +462,7 @@ impl State {
 }
 
 /// What a send that got no verdict in time is answered with.
-pub(crate) fn send_unknown() -> ApiError {
+pub(super) fn send_unknown() -> ApiError {
     ApiError::new(
         ErrorReason::SendUnknown,
         "no definite result yet; retry with the same message_id",

@@ -1,0 +1,227 @@
+//! Sends, in a session and as calls: checked, numbered, and appended.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use event_log::{AppendError, NewRecord, Topic, Urgency};
+use futures_util::future::BoxFuture;
+use proto::{error::v1::ErrorReason, log::v1::Verdict, messaging::v1 as wire_v1};
+use runtime::{
+    ids::{ConversationId, MessageId, UserId},
+    status::ApiError,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Edge,
+    session::{Session, error_frame, send_unknown},
+};
+use crate::{
+    codec::{self, Origin},
+    limits::SEND_DEADLINE,
+    model::Marks,
+    validate,
+};
+
+impl Edge {
+    pub(super) fn send(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request_id: u64,
+        send: wire_v1::Send,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let checked = check_send(
+            session.user,
+            &send.conversation_id,
+            &send.message_id,
+            &send.text,
+            "send.",
+        );
+        let (conversation, message_id) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                let message_id = MessageId::parse(&send.message_id).ok();
+                session.answer(error_frame(request_id, &error, message_id));
+                return None;
+            }
+        };
+        let peer = conversation.peer_of(session.user)?;
+        if self.directory.is_known(peer) {
+            self.admit(session, request_id, conversation, message_id, send.text);
+            return None;
+        }
+        let (edge, session) = (self.clone(), session.clone());
+        Some(Box::pin(async move {
+            match edge.check_peer(peer, "send.conversation_id").await {
+                Ok(()) => edge.admit(&session, request_id, conversation, message_id, send.text),
+                Err(error) => {
+                    if error.reason != ErrorReason::ConversationNotFound {
+                        session.refused(conversation, message_id);
+                    }
+                    session.answer(error_frame(request_id, &error, Some(message_id)));
+                }
+            }
+        }))
+    }
+
+    async fn check_peer(&self, peer: UserId, field: &str) -> Result<(), ApiError> {
+        if self.directory.exists(peer).await? {
+            return Ok(());
+        }
+        Err(ApiError::field(
+            ErrorReason::ConversationNotFound,
+            field,
+            "there is no such conversation",
+        ))
+    }
+
+    fn admit(
+        &self,
+        session: &Arc<Session>,
+        request_id: u64,
+        conversation: ConversationId,
+        message_id: MessageId,
+        text: String,
+    ) {
+        let in_flight_max = self.config.session_in_flight_max;
+        let admitted = session.admit(request_id, conversation, message_id, in_flight_max);
+        let request_no = match admitted {
+            Ok(request_no) => request_no,
+            Err(error) => {
+                return session.answer(error_frame(request_id, &error, Some(message_id)));
+            }
+        };
+        let origin = self.origin(session.id, request_no);
+        let record = send_record(conversation, session.user, message_id, text, origin);
+        let session = session.clone();
+        let done = move |result: Result<_, AppendError>| {
+            // The verdict is the answer; only its absence is told here.
+            if let Err(error) = result {
+                session.not_appended(request_no, &append_error(&error));
+            }
+        };
+        self.log
+            .append(Topic::Messages, record, Urgency::Now, Box::new(done));
+    }
+
+    fn origin(&self, session_id: u64, request_id: u64) -> Origin {
+        Origin {
+            edge: self.config.advertised_edge.clone(),
+            session_id,
+            request_id,
+        }
+    }
+
+    /// A send as a call.
+    pub(crate) async fn send_message(
+        &self,
+        user: UserId,
+        request: wire_v1::SendMessageRequest,
+    ) -> Result<Verdict, ApiError> {
+        let wire_v1::SendMessageRequest {
+            conversation_id,
+            message_id,
+            text,
+        } = request;
+        let (conversation, message_id) =
+            check_send(user, &conversation_id, &message_id, &text, "")?;
+        if let Some(peer) = conversation.peer_of(user) {
+            self.check_peer(peer, "conversation_id").await?;
+        }
+        let call = self.call_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answer, answered) = oneshot::channel();
+        self.waiting_calls.lock().insert(call, answer);
+        let _guard = CallGuard { edge: self, call };
+        let record = send_record(conversation, user, message_id, text, self.origin(0, call));
+        self.append(record).await?;
+        match tokio::time::timeout(SEND_DEADLINE, answered).await {
+            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Err(_)) | Err(_) => Err(send_unknown()),
+        }
+    }
+
+    /// Puts a user's read watermark into the log; answers when it is durable.
+    pub(crate) async fn mark_read(
+        &self,
+        user: UserId,
+        conversation: ConversationId,
+        marks: Marks,
+    ) -> Result<(), ApiError> {
+        self.append(NewRecord {
+            key: Bytes::copy_from_slice(conversation.as_bytes()),
+            payload: codec::encode_marks(conversation, &[(user, marks)]),
+            headers: Vec::new(),
+        })
+        .await
+    }
+
+    async fn append(&self, record: NewRecord) -> Result<(), ApiError> {
+        let append = self
+            .log
+            .append_all(Topic::Messages, vec![record], Urgency::Now);
+        match tokio::time::timeout(SEND_DEADLINE, append).await {
+            Ok(results) => match results.into_iter().next() {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(error)) => Err(append_error(&error)),
+                None => Err(send_unknown()),
+            },
+            Err(_) => Err(send_unknown()),
+        }
+    }
+}
+
+/// Forgets a call that nobody waits for any more.
+struct CallGuard<'a> {
+    edge: &'a Edge,
+    call: u64,
+}
+
+impl Drop for CallGuard<'_> {
+    fn drop(&mut self) {
+        self.edge.waiting_calls.lock().remove(&self.call);
+    }
+}
+
+fn check_send(
+    user: UserId,
+    conversation_id: &str,
+    message_id: &str,
+    text: &str,
+    prefix: &str,
+) -> Result<(ConversationId, MessageId), ApiError> {
+    let field = |name: &str| format!("{prefix}{name}");
+    let message_id = validate::message_id(message_id, &field("message_id"))?;
+    let conversation = validate::conversation(user, conversation_id, &field("conversation_id"))?;
+    validate::text(text, &field("text"))?;
+    Ok((conversation, message_id))
+}
+
+fn send_record(
+    conversation: ConversationId,
+    sender: UserId,
+    message_id: MessageId,
+    text: String,
+    origin: Origin,
+) -> NewRecord {
+    NewRecord {
+        key: Bytes::copy_from_slice(conversation.as_bytes()),
+        payload: codec::encode_send(conversation, sender, message_id, text, origin),
+        headers: Vec::new(),
+    }
+}
+
+fn append_error(error: &AppendError) -> ApiError {
+    match error {
+        AppendError::Full => ApiError::retry_after(
+            ErrorReason::Overloaded,
+            "the server has as much to do as it may",
+            Duration::from_secs(1),
+        ),
+        AppendError::Failed(_) | AppendError::Closed => ApiError::unavailable(error),
+        AppendError::TooLarge => ApiError::internal(error),
+        AppendError::Unknown(_) => send_unknown(),
+    }
+}
