@@ -329,13 +329,19 @@ impl Session {
     }
 
     /// Closes its half, and reads to the end.
-    pub async fn close(mut self) -> Status {
+    pub async fn close(self) -> Status {
+        self.close_and_read().await.1
+    }
+
+    /// Closes its half, and reads to the end: what nobody has asked for, and the status.
+    pub async fn close_and_read(mut self) -> (Vec<ServerFrame>, Status) {
         if let Some(alive) = self.alive.take() {
             alive.abort();
         }
         let (gone, _) = mpsc::channel(1);
         self.sender = gone;
-        self.end_status().await
+        let status = self.end_status().await;
+        (self.kept.drain(..).collect(), status)
     }
 
     /// Says something and waits until the server has dealt with it, and with all before it: frames of
