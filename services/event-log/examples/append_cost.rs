@@ -5,8 +5,8 @@
 //! cargo run --release -p event-log --example append_cost -- [FOLDER] [PARTITIONS] [READ]
 //! ```
 //!
-//! FOLDER must be on the disk to measure (default: the current one). With READ = 1, a reader for each
-//! partition follows and commits, so that deleting what was read is counted as well.
+//! FOLDER must be on the disk to measure (default: the current one). With READ = 1, a reader for
+//! each partition follows and commits, so that deleting what was read is counted as well.
 //!
 //! One caller keeps so many appends in flight and sleeps when half of them wait for their answers.
 //! Records have a key of 33 bytes and a payload of 260, as a text of 200 bytes makes them.

@@ -1,12 +1,12 @@
 //! The embedded log: one SQLite file, one thread that writes it, and readers in the same process.
 //!
-//! * Appends that wait share a commit and its fsync ([`writer`]); they are packed by their callers
-//!   ([`queue`], [`batch`]), so that an append costs little more than copying its bytes.
-//! * Readers that keep up are served from memory ([`tail`]), others from the file ([`reader`]).
-//! * Groups share partitions in memory ([`groups`]). What all groups of a topic have committed is
+//! * Appends that wait share a commit and its fsync (`writer`); they are packed by their callers
+//!   (`queue`, `batch`), so that an append costs little more than copying its bytes.
+//! * Readers that keep up are served from memory (`tail`), others from the file (`reader`).
+//! * Groups share partitions in memory (`groups`). What all groups of a topic have committed is
 //!   deleted in steps; a topic without groups keeps everything. The file never shrinks, its room is
 //!   used again.
-//! * The WAL is moved into the file beside the writer ([`checkpoint`]).
+//! * The WAL is moved into the file beside the writer (`checkpoint`).
 //!
 //! The file is of one process: a second one is refused. It must lie on a local disk.
 
@@ -41,7 +41,8 @@ mod reads;
 mod tail;
 mod writer;
 
-/// [`EmbeddedConfig::bytes_max`] unless told otherwise: hours of a busy machine, when a reader hangs.
+/// [`EmbeddedConfig::bytes_max`] unless told otherwise: some minutes at full speed when a reader
+/// hangs, days of ordinary use.
 const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// [`EmbeddedConfig::queue_max`] unless told otherwise: a second of a busy machine.
 const QUEUE_MAX: usize = 32_768;
@@ -57,21 +58,23 @@ const TAIL_BYTES_MIN: usize = 256 * 1024;
 pub struct EmbeddedConfig {
     /// The SQLite file; its folder must be there. Files with longer names are made beside it.
     pub path: PathBuf,
-    /// The topics, and how many partitions each has: fixed for ever when the file first has the topic.
-    /// Each partition that has records costs a row in every commit; few are enough for one machine.
+    /// The topics, and how many partitions each has: fixed for ever when the file first has the
+    /// topic. Each partition that has records costs a row in every commit; few are enough for one
+    /// machine.
     pub topics: Vec<(Topic, u32)>,
-    /// Everybody who reads: only these may join, and what all of a topic have committed is deleted. One
-    /// that never reads keeps everything.
+    /// Everybody who reads: only these may join, and what all of a topic have committed is deleted.
+    /// One that never reads keeps everything.
     pub groups: Vec<(String, Topic)>,
-    /// What the file may hold, in bytes, within a few percent; appends beyond it are refused. Besides,
-    /// the WAL has up to 64 MiB or so.
+    /// What the file may hold, in bytes, within a few percent; appends beyond it are refused.
+    /// Besides, the WAL has up to 64 MiB or so.
     pub bytes_max: u64,
     /// Appends that may wait; more are refused.
     pub queue_max: usize,
     /// Memory for the last records of all partitions together, in bytes.
     pub tail_bytes_max: usize,
-    /// How long a reader may take to see that its partition was taken away. Then it is handed on all
-    /// the same: a reader that hangs must not stop its partition. It gets no more records in any case.
+    /// How long a reader may take to see that its partition was taken away. Then it is handed on
+    /// all the same: a reader that hangs must not stop its partition. It gets no more records in
+    /// any case.
     pub revoke_wait: Duration,
     /// Gives records their time.
     pub clock: Arc<dyn Clock>,
@@ -237,8 +240,8 @@ impl EmbeddedLog {
         }))
     }
 
-    /// Takes no more appends, finishes those that wait, stores positions, and closes the file. Readers
-    /// get [`LogError::Closed`] then.
+    /// Takes no more appends, finishes those that wait, stores positions, and closes the file.
+    /// Readers get [`LogError::Closed`] then.
     pub async fn close(&self) {
         self.shared.queue.close();
         let mut running = self.running.lock().await;

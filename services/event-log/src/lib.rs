@@ -1,8 +1,8 @@
 //! The event log: the port that everything else is computed from, and its adapters.
 //!
-//! A log has topics, a topic has partitions, a partition is a sequence of records at growing offsets.
-//! A record is durable before its append is answered (I1). Who reads keeps its own position, in its own
-//! store, and hands the log a hint of it (I6).
+//! A log has topics, a topic has partitions, a partition is a sequence of records at growing
+//! offsets. A record is durable before its append is answered (I1). Who reads keeps its own
+//! position, in its own store, and hands the log a hint of it (I6).
 
 use std::fmt;
 
@@ -73,8 +73,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 /// Largest key and headers together. Keys are ids of below 100 bytes, headers a trace context.
 pub const KEY_AND_HEADERS_BYTES_MAX: usize = 16 * 1024;
 
-/// A record of the log. Its bytes may share memory with the records around it: copy what is kept for
-/// longer than it takes to deal with the record.
+/// A record of the log. Its bytes may share memory with the records around it: copy what is kept
+/// for longer than it takes to deal with the record.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// Its place in the partition; grows, perhaps with gaps.
@@ -104,8 +104,8 @@ pub enum AppendError {
     /// The log holds as much as it may, or as many appends wait as may. Nothing was written.
     #[error("the log is full")]
     Full,
-    /// The record is larger than [`PAYLOAD_BYTES_MAX`] or [`KEY_AND_HEADERS_BYTES_MAX`] allow. Nothing
-    /// was written.
+    /// The record is larger than [`PAYLOAD_BYTES_MAX`] or [`KEY_AND_HEADERS_BYTES_MAX`] allow.
+    /// Nothing was written.
     #[error("the record is too large")]
     TooLarge,
     /// The log cannot write now. Nothing was written.
@@ -128,8 +128,8 @@ pub enum LogError {
     /// The log is closing.
     #[error("the log is closed")]
     Closed,
-    /// The log does not go back to this offset, or ends before it: it is not the log that the position
-    /// belongs to, or its records are gone.
+    /// The log does not go back to this offset, or ends before it: it is not the log that the
+    /// position belongs to, or its records are gone.
     #[error("offset {offset} is outside of the log, which has {first}..{end}")]
     OutOfRange {
         /// What was asked for.
@@ -149,12 +149,14 @@ pub enum LogError {
 pub enum Urgency {
     /// Somebody waits for it: write at once.
     Now,
-    /// Derived from records that are already durable: may wait a few milliseconds, to share a write.
+    /// Derived from records that are already durable: may wait a few milliseconds, to share a
+    /// write.
     Derived,
 }
 
-/// Called once with the result of an append, from any thread (the caller's when it is refused at once,
-/// otherwise one of the log's own, which writes nothing meanwhile). Must be quick and must not block.
+/// Called once with the result of an append, from any thread (the caller's when it is refused at
+/// once, otherwise one of the log's own, which writes nothing meanwhile). Must be quick and must
+/// not block.
 pub type OnAppended = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 
 /// A partitioned, durable, ordered log.
@@ -166,9 +168,9 @@ pub trait EventLog: Send + Sync + 'static {
     /// The partition of a key.
     fn partition_of(&self, topic: Topic, key: &[u8]) -> u32;
 
-    /// Appends a record. Never blocks: the result comes to `done`, which is called at once if there is
-    /// no room to queue. Appends of one key by one caller take their places in the order of the calls,
-    /// also when some of them fail.
+    /// Appends a record. Never blocks: the result comes to `done`, which is called at once if there
+    /// is no room to queue. Appends of one key by one caller take their places in the order of the
+    /// calls, also when some of them fail.
     fn append(&self, topic: Topic, record: NewRecord, urgency: Urgency, done: OnAppended);
 
     /// Joins a group of readers: each partition of the topic is read by one member of the group.
@@ -223,17 +225,18 @@ pub trait PartitionReader: Send {
     async fn range(&mut self) -> Result<(u64, u64), LogError>;
 
     /// Reads from `offset` on (from the first record at or above it). Fails with
-    /// [`LogError::OutOfRange`] if it is below the first or above the end. This and the range can find
-    /// that the partition is revoked, as [`PartitionReader::next`] does.
+    /// [`LogError::OutOfRange`] if it is below the first or above the end. This and the range can
+    /// find that the partition is revoked, as [`PartitionReader::next`] does.
     async fn seek(&mut self, offset: u64) -> Result<(), LogError>;
 
     /// The next records, at least one and at most `max`; waits for them. After
-    /// [`LogError::Revoked`] there are no more. After [`LogError::Failed`] another call tries the same
-    /// records again. Cancel safe: records are lost to no one.
+    /// [`LogError::Revoked`] there are no more. After [`LogError::Failed`] another call tries the
+    /// same records again. Cancel safe: records are lost to no one.
     async fn next(&mut self, max: usize) -> Result<Vec<Record>, LogError>;
 
-    /// Everything below `offset` is durably dealt with by this group. A hint: the embedded log deletes
-    /// what all groups have passed, Kafka shows it to operators. Never goes back, never blocks, and
-    /// does nothing once [`LogError::Revoked`] was answered: another reader has the partition then.
+    /// Everything below `offset` is durably dealt with by this group. A hint: the embedded log
+    /// deletes what all groups have passed, Kafka shows it to operators. Never goes back, never
+    /// blocks, and does nothing once [`LogError::Revoked`] was answered: another reader has the
+    /// partition then.
     fn commit(&self, offset: u64);
 }

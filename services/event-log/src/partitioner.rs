@@ -1,8 +1,8 @@
-//! Which partition a key belongs to: the same in every adapter and in every process, for ever. A change
-//! would send a conversation's next record to another partition than its last.
+//! Which partition a key belongs to: the same in every adapter and in every process, for ever. A
+//! change would send a conversation's next record to another partition than its last.
 
-/// The partition of a key: MurmurHash2 of 32 bits with the seed that Kafka's own producers use, without
-/// its sign bit, modulo the number of partitions. 0 if there are no partitions.
+/// The partition of a key: MurmurHash2 of 32 bits with the seed that Kafka's own producers use,
+/// without its sign bit, modulo the number of partitions. 0 if there are no partitions.
 pub fn partition_of(key: &[u8], partitions: u32) -> u32 {
     let positive = murmur2(key) & 0x7fff_ffff;
     positive.checked_rem(partitions).unwrap_or(0)

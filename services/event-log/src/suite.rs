@@ -1,5 +1,5 @@
-//! The conformance suite: what every adapter of the log must hold. An adapter says how it is opened, in
-//! a [`Fixture`], and has [`conformance!`](crate::conformance) make its tests.
+//! The conformance suite: what every adapter of the log must hold. An adapter says how it is
+//! opened, in a [`Fixture`], and has [`conformance!`](crate::conformance) make its tests.
 //!
 //! A failed check panics, as in any test. Every wait has a deadline.
 
@@ -29,8 +29,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// A log to test; each fixture has one of its own.
 #[async_trait]
 pub trait Fixture: Send + Sync {
-    /// Opens the log with [`TOPICS`], [`GROUPS`] and the machine's clock: empty at first, later with
-    /// what it had.
+    /// Opens the log with [`TOPICS`], [`GROUPS`] and the machine's clock: empty at first, later
+    /// with what it had.
     async fn open(&self) -> Arc<dyn EventLog>;
 
     /// Ends what was opened, so that it can be opened again.

@@ -1,5 +1,5 @@
-//! The records of one commit in one partition, packed: what a row of the file holds, and what readers
-//! that keep up get from memory. All numbers are little endian.
+//! The records of one commit in one partition, packed: what a row of the file holds, and what
+//! readers that keep up get from memory. All numbers are little endian.
 //!
 //! | at | bytes | |
 //! |---|---|---|

@@ -1,12 +1,12 @@
 //! Moving the WAL into the file, out of the way of appends.
 //!
-//! A thread of its own does most of it while the writer goes on. It cannot end it: the WAL starts anew
-//! only when all of it was moved, and the writer adds to it all the time. So, when little is left, the
-//! thread asks the writer to move that little between two commits. A WAL that grows past a hard bound
-//! all the same is moved by the writer alone.
+//! A thread of its own does most of it while the writer goes on. It cannot end it: the WAL starts
+//! anew only when all of it was moved, and the writer adds to it all the time. So, when little is
+//! left, the thread asks the writer to move that little between two commits. A WAL that grows past
+//! a hard bound all the same is moved by the writer alone.
 //!
-//! Two connections that checkpoint and write one WAL need SQLite 3.51.3 or later: before, it could lose
-//! commits at the moment that the WAL starts anew.
+//! Two connections that checkpoint and write one WAL need SQLite 3.51.3 or later: before, it could
+//! lose commits at the moment that the WAL starts anew.
 
 use std::{
     sync::{
@@ -23,7 +23,8 @@ use super::{Shared, file};
 
 /// Bytes of appends after which the thread is asked to move the WAL.
 pub(super) const EVERY_BYTES: u64 = 8 * 1024 * 1024;
-/// Size of the WAL at which the writer itself moves it, whatever that does to the appends that wait.
+/// Size of the WAL at which the writer itself moves it, whatever that does to the appends that
+/// wait.
 pub(super) const WAL_BYTES_MAX: i64 = 64 * 1024 * 1024;
 /// Frames that the writer may be asked to move: about a millisecond of its time.
 const REST_FRAMES_MAX: i64 = 128;

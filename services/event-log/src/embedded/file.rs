@@ -1,10 +1,11 @@
 //! The SQLite file: its schema and all statements.
 //!
-//! Each partition is a table, `batches_N`, with one row for each commit that has records for it: the
-//! cost of storing is per commit and not per record. The key is the offset of the row's first record, so
-//! a commit adds at the end of the tables of its partitions: in one table for all it would add in the
-//! middle, which costs twice the CPU (measured: 2.4 against 0.9 us of user time an append, 8 partitions,
-//! 100 appends a commit). A partition has no holes between its first and its last row.
+//! Each partition is a table, `batches_N`, with one row for each commit that has records for it:
+//! the cost of storing is per commit and not per record. The key is the offset of the row's first
+//! record, so a commit adds at the end of the tables of its partitions: in one table for all it
+//! would add in the middle, which costs twice the CPU (measured: 2.4 against 0.9 us of user time an
+//! append, 8 partitions, 100 appends a commit). A partition has no holes between its first and its
+//! last row.
 
 use std::{os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -305,8 +306,8 @@ pub(super) struct TrimBudget {
     pub(super) bytes: usize,
 }
 
-/// Deletes rows all of whose records are below `until`, within the budget. `next` is the offset after
-/// the partition's last record. Answers the offset that the partition starts at then.
+/// Deletes rows all of whose records are below `until`, within the budget. `next` is the offset
+/// after the partition's last record. Answers the offset that the partition starts at then.
 pub(super) fn trim(
     connection: &Connection,
     statements: &Statements,

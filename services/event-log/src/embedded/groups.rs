@@ -1,8 +1,9 @@
 //! Groups of readers: who reads which partition, and how far each group has come.
 //!
-//! The partitions of a topic are shared evenly among the members of a group. Each has one that it is
-//! meant for and, perhaps still another, one that holds it: whoever holds it but is no longer meant for
-//! it is told so, and only when it has seen that (or is gone, or took too long) does the other get it.
+//! The partitions of a topic are shared evenly among the members of a group. Each has one that it
+//! is meant for and, perhaps still another, one that holds it: whoever holds it but is no longer
+//! meant for it is told so, and only when it has seen that (or is gone, or took too long) does the
+//! other get it.
 
 use std::{
     cmp::Reverse,

@@ -13,7 +13,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::batch::{Builder, Sized};
 use crate::{AppendError, OnAppended, Urgency};
 
-/// Appends in one commit: enough to make the share of the fsync negligible, few enough to answer soon.
+/// Appends in one commit: enough to make the share of the fsync negligible, few enough to answer
+/// soon.
 pub(super) const COMMIT_APPENDS_MAX: usize = 4_096;
 /// Bytes in one commit (one more record may exceed it); a disk writes so much in some 10 ms.
 const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -60,8 +61,8 @@ impl Segment {
         }
     }
 
-    /// Adds a record. Answers whether that makes the segment due earlier; gives `done` back if there
-    /// is no such partition.
+    /// Adds a record. Answers whether that makes the segment due earlier; gives `done` back if
+    /// there is no such partition.
     fn push(
         &mut self,
         partition: u32,
@@ -146,8 +147,8 @@ impl Queue {
         }
     }
 
-    /// Queues a record, if `bytes_left` bytes are enough for it and what waits. Gives `done` back with
-    /// the error if it is refused.
+    /// Queues a record, if `bytes_left` bytes are enough for it and what waits. Gives `done` back
+    /// with the error if it is refused.
     pub(super) fn push(
         &self,
         partition: u32,

@@ -1,5 +1,5 @@
-//! Members and readers. A reader that keeps up is served from memory; one that is behind reads rows of
-//! the file, off the async threads, until it meets what memory holds.
+//! Members and readers. A reader that keeps up is served from memory; one that is behind reads rows
+//! of the file, off the async threads, until it meets what memory holds.
 
 use std::{collections::VecDeque, sync::Arc};
 

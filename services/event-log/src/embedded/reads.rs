@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 
 use super::file;
 
-/// Readers of the file at the same time. They are there for those who are behind, and must leave the
-/// machine to those who are not.
+/// Readers of the file at the same time. They are there for those who are behind, and must leave
+/// the machine to those who are not.
 const READS_MAX: usize = 2;
 
 /// The connections.

@@ -17,8 +17,8 @@ use crate::LogError;
 /// Batches that a reader takes at once.
 const BATCHES_TAKEN_MAX: usize = 64;
 
-/// What others tell a reader. The permit of `Notify` is kept until the reader looks, so that no word is
-/// lost between its looking and its waiting; each reader has a signal of its own.
+/// What others tell a reader. The permit of `Notify` is kept until the reader looks, so that no
+/// word is lost between its looking and its waiting; each reader has a signal of its own.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     revoked: AtomicBool,

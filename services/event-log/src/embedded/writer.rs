@@ -1,5 +1,6 @@
-//! The thread that writes. Whatever waits is one commit: one row for each partition that has records,
-//! one fsync. Then readers get the records, and those who appended get their answers, from here.
+//! The thread that writes. Whatever waits is one commit: one row for each partition that has
+//! records, one fsync. Then readers get the records, and those who appended get their answers, from
+//! here.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,8 +16,8 @@ use super::{
 };
 use crate::{AppendError, Appended, OnAppended};
 
-/// How often positions of groups are stored and what they have passed is deleted. Nothing depends on
-/// it but how much of the file is in use.
+/// How often positions of groups are stored and what they have passed is deleted. Nothing depends
+/// on it but how much of the file is in use.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// Rows that are deleted at once; appends wait for it, some milliseconds at most.
 const TRIM_ROWS_MAX: usize = 1_024;
@@ -58,7 +59,8 @@ enum Failure {
 }
 
 impl Writer {
-    /// A writer that goes on where the file ends. `stored` are the positions in the file, per group.
+    /// A writer that goes on where the file ends. `stored` are the positions in the file, per
+    /// group.
     pub(super) fn new(
         shared: Arc<Shared>,
         connection: Connection,

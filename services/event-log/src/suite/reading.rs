@@ -20,7 +20,8 @@ pub async fn a_reader_sees_everything_once_and_in_order(fixture: &dyn Fixture) {
         let stop = log.partition_of(Topic::Messages, b"stop");
         reading.push(tokio::spawn(async move {
             let mut seen = Vec::new();
-            // The partition that gets the last record knows when to end; the others are asked later.
+            // The partition that gets the last record knows when to end; the others are asked
+            // later.
             while partition == stop && seen.last().is_none_or(|r| text(r) != "stop") {
                 seen.extend(next(&mut reader, 10).await);
             }

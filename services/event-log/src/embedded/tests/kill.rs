@@ -13,7 +13,8 @@ const CHILD: &str = "EVENT_LOG_KILL_CHILD";
 const RUNS: u64 = 8;
 const WINDOW: usize = 300;
 
-/// Appends until it is killed, and says on stdout what was confirmed. Does nothing unless it is asked.
+/// Appends until it is killed, and says on stdout what was confirmed. Does nothing unless it is
+/// asked.
 #[test]
 fn appends_until_killed() {
     let Ok(asked) = std::env::var(CHILD) else {
@@ -48,7 +49,8 @@ fn appends_until_killed() {
     }
 }
 
-/// Runs the child until it has confirmed so many appends, kills it, and answers all that it confirmed.
+/// Runs the child until it has confirmed so many appends, kills it, and answers all that it
+/// confirmed.
 fn run_and_kill(folder: &Path, run: u64, acked_min: usize) -> Vec<(Appended, String)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([

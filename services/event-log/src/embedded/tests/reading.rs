@@ -109,7 +109,8 @@ async fn work(log: Arc<EmbeddedLog>, seen: Seen) {
     }
 }
 
-/// Who does not seek goes on where its group has committed; what was committed is deleted meanwhile.
+/// Who does not seek goes on where its group has committed; what was committed is deleted
+/// meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_come_and_go_while_records_are_deleted_and_each_is_seen_once() {
     const ROUNDS: usize = 60;
