@@ -1,1 +1,4 @@
-//! To come.
+//! History and lists against a model of what was sent.
+
+mod history;
+mod lists;
