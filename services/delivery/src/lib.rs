@@ -190,6 +190,7 @@ pub(crate) struct Inner {
 
 /// What waits for a look-up.
 pub(crate) enum Cold {
+    /// For the users' sessions on other edges; those here have it.
     Push(Broadcast),
     EndSessions(UserId, DeviceId),
 }
@@ -247,10 +248,14 @@ impl Delivery {
             Plan::Split(split) => {
                 let cold = inner.hand_over(&broadcast, split);
                 if !cold.is_empty() {
-                    inner.look_up_later(Cold::Push(Broadcast {
+                    let cold = Broadcast {
                         users: cold,
                         ..broadcast
-                    }));
+                    };
+                    // This node knows its own sessions. Only other edges must be asked for, and what
+                    // follows here by a known route does not overtake this.
+                    inner.local.broadcast(&cold);
+                    inner.look_up_later(Cold::Push(cold));
                 }
             }
         }

@@ -162,7 +162,7 @@ async fn look_up_batch(
     }
     for item in items.drain(..) {
         match item {
-            Cold::Push(broadcast) => hand_over(inner, &broadcast, &routes, result.is_err()),
+            Cold::Push(broadcast) => hand_over(inner, &broadcast, &routes),
             Cold::EndSessions(user, device) => {
                 let route = routes.get(&user).and_then(Option::as_ref);
                 for link in route.into_iter().flat_map(Route::links) {
@@ -211,23 +211,12 @@ async fn ask(
     Ok(())
 }
 
-/// Hands one push over by what was found. Users without a route have no session, or if the registry
-/// did not answer, may have one here.
-fn hand_over(
-    inner: &Inner,
-    broadcast: &Broadcast,
-    routes: &HashMap<UserId, Option<Route>>,
-    unanswered: bool,
-) {
+/// Hands one push over to other edges by what was found. Users without a route have no session there.
+fn hand_over(inner: &Inner, broadcast: &Broadcast, routes: &HashMap<UserId, Option<Route>>) {
     let mut split = Split::default();
     for user in broadcast.users.iter() {
         split.add(*user, routes.get(user).and_then(Option::as_ref));
     }
-    let unknown: Users = inner.hand_over(broadcast, split);
-    if unanswered && !unknown.is_empty() {
-        inner.local.broadcast(&Broadcast {
-            users: unknown,
-            ..broadcast.clone()
-        });
-    }
+    split.here = Users::new();
+    inner.hand_over(broadcast, split);
 }

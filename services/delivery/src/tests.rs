@@ -126,15 +126,36 @@ async fn many_cold_pushes_are_one_lookup() {
     let setup = Setup::start().watched().await;
     let users: Vec<UserId> = (0..200).map(|_| UserId::generate()).collect();
     for user in &users {
-        setup.registry.set_route(*user, &[HERE]);
+        setup.registry.set_route(*user, &[THERE]);
     }
     for (n, pair) in (0..).zip(users.chunks(2)) {
         setup.delivery.push(frame([pair[0], pair[1]], n));
     }
-    eventually("all arrive", || setup.here.count() == 100).await;
-    assert_eq!(setup.here.frames(), (0..100).collect::<Vec<_>>());
+    eventually("all arrive", || setup.there.count() == 100).await;
+    assert_eq!(setup.there.frames(), (0..100).collect::<Vec<_>>());
     assert_eq!(setup.registry.lookups(), 1);
     assert_eq!(setup.delivery.stats().lookups, 1);
+}
+
+#[tokio::test]
+async fn a_push_that_must_be_looked_up_is_handed_to_own_sessions_at_once_and_once() {
+    let setup = Setup::start().watched().await;
+    let user = UserId::generate();
+    setup.registry.set_route(user, &[HERE]);
+    setup.delivery.push(frame(user, 0));
+    // Before anybody was asked, so that nothing that comes later by a known route overtakes it.
+    assert_eq!(setup.here.frames(), [0]);
+    let is_warm = || {
+        setup
+            .delivery
+            .inner
+            .routes
+            .get(&user, Instant::now())
+            .is_some()
+    };
+    eventually("the route is known", is_warm).await;
+    setup.delivery.push(frame(user, 1));
+    assert_eq!(setup.here.frames(), [0, 1]);
 }
 
 #[tokio::test]
@@ -143,10 +164,10 @@ async fn absence_is_never_remembered() {
     let user = UserId::generate();
     setup.delivery.push(frame(user, 1));
     eventually("it is looked up", || setup.registry.lookups() == 1).await;
-    setup.registry.set_route(user, &[HERE]);
+    setup.registry.set_route(user, &[THERE]);
     // Not told by any watch: who has no lease is not told.
     setup.delivery.push(frame(user, 2));
-    eventually("it arrives", || setup.here.frames() == [2]).await;
+    eventually("it arrives", || setup.there.frames() == [2]).await;
     assert_eq!(setup.registry.lookups(), 2);
 }
 
@@ -266,7 +287,7 @@ async fn too_many_cold_pushes_are_dropped_and_counted() {
     let setup = Setup::with(config).watched().await;
     setup.registry.0.gate.forget_permits(Semaphore::MAX_PERMITS);
     let user = UserId::generate();
-    setup.registry.set_route(user, &[HERE]);
+    setup.registry.set_route(user, &[THERE]);
     setup.delivery.push(frame(user, 0));
     eventually("the first is asked for", || setup.registry.lookups() == 1).await;
     for n in 1..=50 {
@@ -274,8 +295,8 @@ async fn too_many_cold_pushes_are_dropped_and_counted() {
     }
     assert_eq!(setup.delivery.stats().cold_dropped, 40);
     setup.registry.0.gate.add_permits(100);
-    eventually("the others arrive", || setup.here.count() == 11).await;
-    assert_eq!(setup.here.frames(), (0..=10).collect::<Vec<_>>());
+    eventually("the others arrive", || setup.there.count() == 11).await;
+    assert_eq!(setup.there.frames(), (0..=10).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ pub struct Messaging {
     reader: Reader,
     store: Arc<dyn Store>,
     directory: Arc<Directory>,
+    delivery: Delivery,
     tasks: Tasks,
 }
 
@@ -140,7 +141,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         stop: tasks.stop_token(),
     };
     inbox.start(&tasks).await?;
-    users::start(log, store.clone(), delivery, &tasks).await?;
+    users::start(log, store.clone(), delivery.clone(), &tasks).await?;
     edge.start(&tasks);
     let reader = Reader {
         store: store.clone(),
@@ -152,6 +153,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         reader,
         store,
         directory,
+        delivery,
         tasks,
     })
 }
@@ -182,6 +184,7 @@ impl Messaging {
     /// Asks the sessions to go elsewhere, then stops all roles. What was acknowledged is in the log.
     pub async fn stop(&self, deadline: std::time::Duration) -> bool {
         self.edge.drain().await;
+        tracing::info!(stats = ?self.delivery.stats(), "delivered what there was");
         self.tasks.stop(deadline).await
     }
 }

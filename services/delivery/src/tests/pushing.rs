@@ -48,7 +48,9 @@ async fn a_user_on_two_edges_gets_it_on_both() {
         users: users.into(),
         ..item.clone()
     };
-    assert_eq!(*setup.here.broadcasts.lock(), [part(vec![both, here])]);
+    // Whose route is not known may have a session here.
+    let at_once = [part(vec![both, here]), part(vec![cold])];
+    assert_eq!(*setup.here.broadcasts.lock(), at_once);
     let there = setup.there.broadcasts.lock().clone();
     assert!(there.contains(&part(vec![both])) && there.contains(&part(vec![cold])));
 }
