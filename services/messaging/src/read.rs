@@ -150,12 +150,12 @@ impl Reader {
         }
         let events = match from_memory(known, first, last, &request) {
             Some(events) => events,
-            None => self.from_store(known, first, last, &request).await?,
+            None => self.with_store(known, first, last, &request).await?,
         };
         Ok(cover(events, first, last, head_seq, &request))
     }
 
-    async fn from_store(
+    async fn with_store(
         &self,
         known: &Known,
         first: u64,

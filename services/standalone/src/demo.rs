@@ -101,8 +101,14 @@ pub async fn play(url: &str) -> anyhow::Result<()> {
         histories.push(person.history(&conversation, 0, LINES.len() + 1).await?);
     }
     let same = histories[0] == histories[1];
-    anyhow::ensure!(same && histories[0].len() == LINES.len(), "the two histories differ");
-    println!("demo: done, the same {} messages in the history of both\n", LINES.len());
+    anyhow::ensure!(
+        same && histories[0].len() == LINES.len(),
+        "the two histories differ"
+    );
+    println!(
+        "demo: done, the same {} messages in the history of both\n",
+        LINES.len()
+    );
     for person in people {
         person.session.close().await;
     }
