@@ -50,6 +50,9 @@ const QUEUE_MAX: usize = 32_768;
 const TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// [`EmbeddedConfig::revoke_wait`] unless told otherwise: longer than any batch takes to be stored.
 const REVOKE_WAIT: Duration = Duration::from_secs(10);
+/// The part of [`EmbeddedConfig::bytes_max`] (one in so many) that is kept for topics other than
+/// `messages`.
+const DERIVED_SHARE: u64 = 8;
 /// Least memory for the last records of a partition.
 const TAIL_BYTES_MIN: usize = 256 * 1024;
 
@@ -362,7 +365,14 @@ impl EventLog for EmbeddedLog {
         };
         let number = partitioner::partition_of(&sized.record().key, place.identity.partitions);
         let used = shared.used_bytes.load(Ordering::Relaxed);
-        let left = usize::try_from(shared.bytes_max.saturating_sub(used)).unwrap_or(usize::MAX);
+        // What readers derive must find room when clients' records have filled the log: without it they
+        // could not pass those records, and nothing would ever be deleted.
+        let reserved = match topic {
+            Topic::Messages => shared.bytes_max / DERIVED_SHARE,
+            Topic::Inbox | Topic::Users => 0,
+        };
+        let bytes_max = shared.bytes_max - reserved;
+        let left = usize::try_from(bytes_max.saturating_sub(used)).unwrap_or(usize::MAX);
         let partition = place.first + number;
         let pushed = shared.queue.push(partition, &sized, urgency, left, done);
         if let Err((error, done)) = pushed {

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -87,6 +87,8 @@ pub(crate) struct Edge {
     marks: Arc<MarkBuffer>,
     calls: CallLimiter,
     call_last: AtomicU64,
+    /// The node is stopping and takes nothing new.
+    draining: AtomicBool,
     waiting_calls: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
 }
 
@@ -116,7 +118,9 @@ impl Edge {
             session_last: AtomicU64::new(u64::from(rand::rng().random::<u32>()) << 32),
             marks: MarkBuffer::new(),
             calls: RateLimiter::new(quota, DashMapStateStore::default(), MonotonicClock),
-            call_last: AtomicU64::new(0),
+            // As above: an answer to a call of the process before must not find one of this process.
+            call_last: AtomicU64::new(u64::from(rand::rng().random::<u32>()) << 32),
+            draining: AtomicBool::new(false),
             waiting_calls: Mutex::default(),
         })
     }
@@ -129,6 +133,7 @@ impl Edge {
 
     /// Asks all sessions to reconnect elsewhere, spread over the drain; then ends those that stayed.
     pub(crate) async fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
         let window_ms = u32::try_from(self.config.drain.as_millis()).unwrap_or(u32::MAX);
         let mut count = 0_usize;
         for session in self.sessions.all() {
@@ -145,11 +150,21 @@ impl Edge {
         while self.sessions.all().next().is_some() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        self.end_all();
+    }
+
+    /// Ends what is still open; also what came in the moment in which the drain began.
+    pub(crate) fn end_all(&self) {
         for session in self.sessions.all() {
-            session.end(ApiError::new(
-                ErrorReason::GoingAway,
-                "the server is stopping",
-            ));
+            session.end(going_away());
+        }
+    }
+
+    /// Whether something new may come.
+    fn check_open(&self) -> Result<(), ApiError> {
+        match self.draining.load(Ordering::SeqCst) {
+            true => Err(going_away()),
+            false => Ok(()),
         }
     }
 
@@ -174,6 +189,7 @@ impl Edge {
             expires_unix_ms,
             ..
         } = user_caller(&request)?;
+        self.check_open()?;
         let id = self.session_last.fetch_add(1, Ordering::Relaxed) + 1;
         let session = Arc::new(Session::new(id, user_id, device_id, expires_unix_ms));
         self.sessions.add(session.clone());
@@ -355,6 +371,10 @@ impl Edge {
     }
 }
 
+fn going_away() -> ApiError {
+    ApiError::new(ErrorReason::GoingAway, "the server is stopping")
+}
+
 impl LocalEdge for Edge {
     fn broadcast(&self, item: &Broadcast) -> u32 {
         let mut missed = 0;
@@ -380,7 +400,10 @@ impl LocalEdge for Edge {
     }
 
     fn end_sessions(&self, user: UserId, device: DeviceId) {
-        for session in self.sessions.of_device(user, device) {
+        // Also those that have not said hello yet; it is rare, and worth looking at all.
+        let is_of_device =
+            |session: &Arc<Session>| session.user == user && session.device == device;
+        for session in self.sessions.all().filter(is_of_device) {
             session.end(ApiError::new(
                 ErrorReason::DeviceRevoked,
                 "the device was logged out",

@@ -1,7 +1,13 @@
 //! The inbox reader: turns records of the topic `inbox` into rows of conversation lists, and tells
 //! the sessions of their users.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use delivery::{Broadcast, Delivery};
 use event_log::{EventLog, LogError, PartitionReader, Record, Topic};
@@ -32,6 +38,8 @@ pub(crate) struct InboxReaders {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) delivery: Delivery,
     pub(crate) stop: CancellationToken,
+    /// Set when a partition has stopped because going on would break a promise.
+    pub(crate) broken: Arc<AtomicBool>,
 }
 
 impl InboxReaders {
@@ -44,16 +52,22 @@ impl InboxReaders {
 
     async fn read(self, mut reader: Box<dyn PartitionReader>) {
         let id = reader_id("inbox", Topic::Inbox, reader.partition());
-        if let Err(stop) = self.read_until(&id, reader.as_mut()).await {
-            match stop {
-                Stop::GivenUp => {}
-                Stop::Broken(why) => {
-                    tracing::error!(
-                        partition = id.partition,
-                        why,
-                        "the inbox partition has stopped"
-                    );
+        loop {
+            match self.read_until(&id, reader.as_mut()).await {
+                Ok(()) | Err(Stop::GivenUp) => return,
+                Err(Stop::Broken(why)) => {
+                    self.broken.store(true, Ordering::Relaxed);
+                    let partition = id.partition;
+                    tracing::error!(partition, why, "the inbox partition has stopped");
+                    return;
                 }
+                Err(Stop::Again(why)) => {
+                    tracing::warn!(partition = id.partition, why, "reading the inbox again");
+                }
+            }
+            let pause = tokio::time::sleep(RETRY_MAX);
+            if self.stop.run_until_cancelled(pause).await.is_none() {
+                return;
             }
         }
     }
@@ -94,10 +108,15 @@ impl InboxReaders {
                 save_at = now + POSITION_INTERVAL;
             }
             if saved > synced && now >= sync_at {
-                self.retry(|| self.store.sync()).await?;
-                synced = saved;
-                reader.commit(synced);
                 sync_at = now + SYNC_INTERVAL;
+                match self.store.sync().await {
+                    Ok(()) => {
+                        synced = saved;
+                        reader.commit(synced);
+                    }
+                    // The log keeps what is not synced; reading goes on.
+                    Err(error) => tracing::warn!(%error, "store not synced"),
+                }
             }
         }
     }
@@ -171,6 +190,8 @@ impl InboxReaders {
 enum Stop {
     /// Another node reads the partition now, or this one is stopping.
     GivenUp,
+    /// The log cannot be read now; the same call may work later.
+    Again(String),
     /// Going on would break a promise; a person must look.
     Broken(String),
 }
@@ -179,7 +200,8 @@ impl From<LogError> for Stop {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Revoked | LogError::Closed => Self::GivenUp,
-            error => Self::Broken(error.to_string()),
+            LogError::Failed(_) => Self::Again(error.to_string()),
+            LogError::OutOfRange { .. } => Self::Broken(error.to_string()),
         }
     }
 }

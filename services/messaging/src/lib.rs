@@ -3,7 +3,10 @@
 //! Three roles in one service, which can be scaled apart later: the edge holds sessions, the sequencer
 //! gives every event its place, the inbox reader keeps conversation lists.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use delivery::{
     Announcer, AnnouncerConfig, ConnectEdge, Delivery, DeliveryConfig, LocalEdge, PushReceiver,
@@ -84,6 +87,7 @@ pub struct Messaging {
     store: Arc<dyn Store>,
     directory: Arc<Directory>,
     delivery: Delivery,
+    inbox_broken: Arc<AtomicBool>,
     tasks: Tasks,
 }
 
@@ -134,7 +138,9 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         stop: tasks.stop_token(),
     });
     sequencers.start(&tasks).await?;
+    let broken = Arc::new(AtomicBool::new(false));
     let inbox = InboxReaders {
+        broken: broken.clone(),
         log: log.clone(),
         store: store.clone(),
         delivery: delivery.clone(),
@@ -154,6 +160,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         store,
         directory,
         delivery,
+        inbox_broken: broken,
         tasks,
     })
 }
@@ -178,14 +185,16 @@ impl Messaging {
 
     /// Whether everything that this node reads can go on.
     pub fn is_healthy(&self) -> bool {
-        !self.sequencers.is_broken()
+        !self.sequencers.is_broken() && !self.inbox_broken.load(Ordering::Relaxed)
     }
 
     /// Asks the sessions to go elsewhere, then stops all roles. What was acknowledged is in the log.
     pub async fn stop(&self, deadline: std::time::Duration) -> bool {
         self.edge.drain().await;
         tracing::info!(stats = ?self.delivery.stats(), "delivered what there was");
-        self.tasks.stop(deadline).await
+        let stopped = self.tasks.stop(deadline).await;
+        self.edge.end_all();
+        stopped
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) struct Reader {
 
 /// What is known of a conversation: its head, and its newest events if the memory has them.
 struct Known {
+    in_memory: bool,
     head_seq: u64,
     tail: Vec<Arc<Event>>,
 }
@@ -217,10 +218,12 @@ impl Reader {
                 return Err(not_yet());
             }
             let next_look = deadline.min(Instant::now() + pause);
-            if let Some(mut progress) = progress {
-                let _ = tokio::time::timeout_at(next_look, progress.changed()).await;
-            } else {
-                tokio::time::sleep_until(next_look).await;
+            match progress {
+                // Worth looking at once only where looking costs nothing.
+                Some(mut progress) if known.in_memory => {
+                    let _ = tokio::time::timeout_at(next_look, progress.changed()).await;
+                }
+                _ => tokio::time::sleep_until(next_look).await,
             }
             pause = (pause * 2).min(POLL_MAX);
         }
@@ -229,6 +232,7 @@ impl Reader {
     async fn known(&self, conversation: ConversationId) -> Result<Known, ApiError> {
         if let Some(view) = self.sequencers.view(&conversation) {
             return Ok(Known {
+                in_memory: true,
                 head_seq: view.head.seq,
                 tail: view.events,
             });
@@ -240,6 +244,7 @@ impl Reader {
             .map_err(read_error)?;
         let head_seq = states.first().map_or(0, |state| state.head_seq);
         Ok(Known {
+            in_memory: false,
             head_seq,
             tail: Vec::new(),
         })
@@ -253,8 +258,10 @@ impl Reader {
         message_id: MessageId,
     ) -> Result<Result<Arc<Event>, u64>, ApiError> {
         let known = self.known(conversation).await?;
-        if let Some(event) = self.sequencers.find(&conversation, sender, message_id) {
-            return Ok(Ok(event));
+        let is_named =
+            |event: &&Arc<Event>| event.sender == sender && event.message_id == message_id;
+        if let Some(event) = known.tail.iter().find(is_named) {
+            return Ok(Ok(event.clone()));
         }
         let name = (conversation, sender, message_id);
         let found = self

@@ -10,17 +10,14 @@ use std::sync::{
 
 use event_log::{LogError, PartitionReader, Topic};
 use parking_lot::Mutex;
-use runtime::{
-    ids::{ConversationId, MessageId, UserId},
-    shutdown::Tasks,
-};
+use runtime::{ids::ConversationId, shutdown::Tasks};
 use tokio::sync::watch;
 
 use self::{
     core::View,
     partition::{Context, Owned, Stopped},
 };
-use crate::{model::Event, readers::for_each_partition};
+use crate::readers::for_each_partition;
 
 mod cache;
 pub(crate) mod core;
@@ -100,19 +97,6 @@ impl Sequencers {
     /// What this node's memory knows of a conversation.
     pub(crate) fn view(&self, conversation: &ConversationId) -> Option<View> {
         self.owned(conversation)?.core.lock().view(conversation)
-    }
-
-    /// An event that the memory has by its name.
-    pub(crate) fn find(
-        &self,
-        conversation: &ConversationId,
-        sender: UserId,
-        message_id: MessageId,
-    ) -> Option<Arc<Event>> {
-        let view = self.view(conversation)?;
-        view.events
-            .into_iter()
-            .find(|event| event.sender == sender && event.message_id == message_id)
     }
 
     /// Tells when the partition of a conversation has gone on; `None` if another node has it.

@@ -10,7 +10,7 @@ use event_log::{EventLog, LogError, PartitionReader, Topic};
 use runtime::shutdown::{CancellationToken, Tasks};
 
 use crate::{
-    codec,
+    codec::{self, RecordError},
     limits::INBOX_BATCH_MAX,
     readers::{for_each_partition, log_identity, reader_id},
     store::{LogIdentity, Store, StoreError},
@@ -29,6 +29,8 @@ enum Stopped {
     Log(#[from] LogError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("schema version {0} is newer than this program")]
+    Newer(u32),
 }
 
 /// Joins the group and reads what is assigned, until the tasks are stopped.
@@ -94,7 +96,11 @@ async fn read(
             match codec::decode_users(&record.payload) {
                 Ok(Some((user, device))) => delivery.end_sessions(user, device),
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, offset = record.offset, "record skipped"),
+                Err(RecordError::Malformed) => {
+                    tracing::error!(offset = record.offset, "malformed record skipped");
+                }
+                // Never skipped: somebody must start a newer program.
+                Err(RecordError::Newer(version)) => return Err(Stopped::Newer(version)),
             }
         }
         if let Some(last) = records.last() {

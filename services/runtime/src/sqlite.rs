@@ -85,7 +85,9 @@ struct Inner {
     writer: Option<mpsc::SyncSender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
     readers: Mutex<Vec<Connection>>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
+    /// One sync at a time, apart from the reads, which must not wait for the disk.
+    syncing: Arc<Semaphore>,
 }
 
 impl Database {
@@ -120,7 +122,8 @@ impl Database {
                 writer: Some(writer),
                 thread: Some(thread),
                 readers: Mutex::new(Vec::new()),
-                reading: Semaphore::new(READERS_MAX),
+                reading: Arc::new(Semaphore::new(READERS_MAX)),
+                syncing: Arc::new(Semaphore::new(1)),
             }),
         })
     }
@@ -178,10 +181,12 @@ impl Database {
         E: From<SqliteError> + Send + 'static,
     {
         let inner = self.inner.clone();
-        let Ok(_permit) = self.inner.reading.acquire().await else {
+        // Held by the work and not by the caller, who may go away before it is done.
+        let Ok(permit) = self.inner.reading.clone().acquire_owned().await else {
             return Err(SqliteError::Closed.into());
         };
         let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let mut connection = inner.reader().map_err(E::from)?;
             let result = match connection.transaction() {
                 Ok(snapshot) => work(&snapshot),
@@ -197,13 +202,14 @@ impl Database {
     /// Makes everything that was answered before survive a loss of power.
     pub async fn sync(&self) -> Result<(), SqliteError> {
         let inner = self.inner.clone();
-        let Ok(_permit) = self.inner.reading.acquire().await else {
+        let Ok(permit) = self.inner.syncing.clone().acquire_owned().await else {
             return Err(SqliteError::Closed);
         };
         // By hand, and not by a checkpoint: that one syncs nothing while a reader or another one is in
         // its way. What a checkpoint has moved to the database file, it synced there before the log
         // began again.
         let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             // After a failure the system may have dropped what it could not write, and a sync that
             // succeeds later says nothing about it.
             if inner.sync_failed.load(Ordering::SeqCst) {

@@ -128,6 +128,7 @@ impl Edge {
         } = request;
         let (conversation, message_id) =
             check_send(user, &conversation_id, &message_id, &text, "")?;
+        self.check_open()?;
         if let Some(peer) = conversation.peer_of(user) {
             self.check_peer(peer, "conversation_id").await?;
         }
@@ -138,7 +139,9 @@ impl Edge {
         let record = send_record(conversation, user, message_id, text, self.origin(0, call));
         self.append(record).await?;
         match tokio::time::timeout(SEND_DEADLINE, answered).await {
-            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Ok(verdict)) if verdict.message_id == message_id.as_bytes() => Ok(verdict),
+            // Not an answer to this call; cannot be, but an ack must not be wrong.
+            Ok(Ok(_)) => Err(send_unknown()),
             Ok(Err(_)) | Err(_) => Err(send_unknown()),
         }
     }
@@ -150,6 +153,7 @@ impl Edge {
         conversation: ConversationId,
         marks: Marks,
     ) -> Result<(), ApiError> {
+        self.check_open()?;
         self.append(NewRecord {
             key: Bytes::copy_from_slice(conversation.as_bytes()),
             payload: codec::encode_marks(conversation, &[(user, marks)]),

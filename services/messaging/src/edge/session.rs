@@ -245,7 +245,7 @@ impl Session {
         let mut state = self.state.lock();
         state
             .unresolved
-            .retain(|entry| entry.until.is_none_or(|until| now < until));
+            .retain(|entry| entry.retried || entry.until.is_none_or(|until| now < until));
         let own = state
             .unresolved
             .iter()
@@ -255,6 +255,8 @@ impl Session {
             .iter()
             .any(|entry| entry.conversation == conversation && !entry.retried)
         {
+            // Or a later one could overtake this one, once the earlier is resolved.
+            state.refuse(conversation, message_id, now);
             return Err(ApiError::new(
                 ErrorReason::PrecedingSendUnknown,
                 "retry the earlier send to this conversation first",
@@ -269,11 +271,8 @@ impl Session {
             ));
         }
         if let Some(own) = own {
-            if state.unresolved[own].until.is_some() {
-                state.unresolved.remove(own);
-            } else {
-                state.unresolved[own].retried = true;
-            }
+            // It keeps its place until its verdict comes.
+            state.unresolved[own].retried = true;
         }
         state.request_last += 1;
         let request_no = state.request_last;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use runtime::ids::{DeviceId, UserId};
+use runtime::ids::UserId;
 
 use super::session::Session;
 
@@ -87,21 +87,6 @@ impl Sessions {
             each(session);
         }
         true
-    }
-
-    /// The open sessions of one device.
-    pub(super) fn of_device(&self, user: UserId, device: DeviceId) -> Vec<Arc<Session>> {
-        let shard = self.of_user(user).lock();
-        let sessions = shard
-            .by_user
-            .get(&user)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        sessions
-            .iter()
-            .filter(|session| session.device == device)
-            .cloned()
-            .collect()
     }
 
     /// All sessions, shard by shard, so that no lock is held for long.

@@ -7,13 +7,14 @@ use std::{
 
 use proto::messaging::v1::{ServerHeartbeat, server_frame::Frame};
 use runtime::shutdown::CancellationToken;
+use tokio::task::JoinHandle;
 
 use super::{
     Edge,
     session::{Session, Sweep, SweepRules},
 };
 use crate::{
-    limits::{HELLO_DEADLINE, SILENT_INTERVALS_MAX},
+    limits::{CALL_DEADLINE, HELLO_DEADLINE, SILENT_INTERVALS_MAX},
     wire,
 };
 
@@ -25,6 +26,7 @@ const HEARTBEATS_PER_QUERY: usize = 1_000;
 /// Looks at all sessions again and again, until `stop`.
 pub(super) async fn run(edge: Arc<Edge>, stop: CancellationToken) {
     let interval = (edge.config.heartbeat_interval / 4).min(SWEEP_INTERVAL_MAX);
+    let mut beating: Option<JoinHandle<()>> = None;
     while stop
         .run_until_cancelled(tokio::time::sleep(interval))
         .await
@@ -45,8 +47,14 @@ pub(super) async fn run(edge: Arc<Edge>, stop: CancellationToken) {
                 Sweep::Ended => edge.forget(&session),
             }
         }
-        for sessions in due.chunks(HEARTBEATS_PER_QUERY) {
-            heartbeat(&edge, sessions).await;
+        // Apart, so that a slow store delays heartbeats and no deadline; one round at a time.
+        if !due.is_empty() && beating.as_ref().is_none_or(JoinHandle::is_finished) {
+            let edge = edge.clone();
+            beating = Some(tokio::spawn(async move {
+                for sessions in due.chunks(HEARTBEATS_PER_QUERY) {
+                    heartbeat(&edge, sessions).await;
+                }
+            }));
         }
         edge.calls.retain_recent();
     }
@@ -56,10 +64,14 @@ pub(super) async fn run(edge: Arc<Edge>, stop: CancellationToken) {
 /// what a client of a half-open connection hears too: it reconnects in the end.
 async fn heartbeat(edge: &Edge, sessions: &[Arc<Session>]) {
     let users = sessions.iter().map(|session| session.user).collect();
-    let heads = match edge.store.inbox_heads(users).await {
-        Ok(heads) => heads,
-        Err(error) => {
+    let heads = match tokio::time::timeout(CALL_DEADLINE, edge.store.inbox_heads(users)).await {
+        Ok(Ok(heads)) => heads,
+        Ok(Err(error)) => {
             tracing::warn!(%error, "no heartbeats without inbox versions");
+            return;
+        }
+        Err(_) => {
+            tracing::warn!("no heartbeats: the store did not answer in time");
             return;
         }
     };

@@ -135,7 +135,10 @@ impl Core {
 
     /// Whether more records may come. What is not yet in the store is bounded (I10).
     pub(crate) fn has_room(&self) -> bool {
-        let held = self.io.waiting.len() + self.io.events.len() + self.io.in_flight_events;
+        // A conversation that changed without an event, by a mark or a retry, is held too.
+        let pending = self.io.events.len().max(self.io.touched.len());
+        let under_way = self.io.in_flight_events.max(self.io.in_flight.len());
+        let held = self.io.waiting.len() + pending + under_way;
         held < UNPERSISTED_MAX
     }
 

@@ -25,6 +25,8 @@ use crate::{
 /// First and longest pause between tries of what the store or the log refused.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Pause before a partition starts again.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the sequencers of a node share.
 #[derive(Clone)]
@@ -111,7 +113,14 @@ pub(crate) async fn run(
             synced: position,
         };
         match run.until_it_ends(reader.as_mut()).await {
-            Turn::Restart => tracing::warn!(partition = id.partition, "starting again"),
+            Turn::Restart => {
+                tracing::warn!(partition = id.partition, "starting again");
+                // What made it start again may still be there.
+                let pause = tokio::time::sleep(RESTART_PAUSE);
+                if context.stop.run_until_cancelled(pause).await.is_none() {
+                    return Stopped::GivenUp;
+                }
+            }
             Turn::Stop(stopped) => return stopped,
         }
     }
