@@ -79,7 +79,7 @@ impl Scene {
     }
 
     /// Nothing has changed, and everything goes on for everybody.
-    async fn is_unharmed(mut self) {
+    async fn ends_unharmed(mut self) {
         let now = State::read(&self.ada, &self.grace, &self.conversation).await;
         assert_eq!(now, self.before);
         self.neighbours_go_on().await;

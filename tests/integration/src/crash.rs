@@ -17,7 +17,7 @@ use rand::RngExt;
 use uuid::Uuid;
 
 /// Times that the program is killed.
-const KILLS: u64 = 6;
+const KILLS: u64 = 12;
 /// Messages that a sender has under way.
 const IN_FLIGHT: usize = 8;
 /// Pause before a client tries to reconnect.

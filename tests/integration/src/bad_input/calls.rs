@@ -27,7 +27,7 @@ async fn opening_names_what_is_wrong_with_the_other_user() {
             .await;
         refused(answer).is(reason, "user_id");
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn a_conversation_is_shown_to_its_members_only() {
         };
         refused(calls.get_send_status(status).await).is(reason, "message_id");
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_request_larger_than_the_limit_is_refused_before_it_is_understood() {
             .unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]

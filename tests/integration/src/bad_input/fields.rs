@@ -98,7 +98,7 @@ async fn a_send_with_a_wrong_field_is_refused_by_name_and_changes_nothing() {
     let nothing = wire::get_send_status_response::Status::NotAcceptedAsOfSeq(BEFORE);
     assert_eq!(status.into_inner().status, Some(nothing));
     drop(session);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn watermarks_that_name_no_event_are_refused() {
         refused(scene.ada.messaging().mark_read(request).await).is(reason, field);
     }
     drop(session);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -204,5 +204,5 @@ async fn reading_marks_in_a_conversation_with_nobody_makes_no_conversation() {
         .unwrap_err();
     refusal.is(R::ConversationNotFound, "send.conversation_id");
     drop(session);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }

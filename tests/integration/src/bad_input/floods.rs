@@ -63,7 +63,7 @@ async fn thousands_of_frames_a_second_are_refused_and_nobody_else_notices() {
         }
     }
     drop(flooding);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_flood_whose_answers_are_not_read_waits_at_its_own_end_only() {
     }
     flood.abort();
     drop(flooding);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]

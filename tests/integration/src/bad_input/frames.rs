@@ -50,7 +50,7 @@ async fn nothing_is_said_before_hello() {
         let _ = sender.send(frame(2, hello(0))).await;
         end_of(frames).await.is(R::HelloRequired, "");
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_hello_that_the_server_does_not_understand_ends_the_session() {
     assert_eq!(welcome.protocol_version, 1);
     assert_eq!(welcome.inbox_version, scene.before.ada.1);
     drop((sender, frames));
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn a_second_hello_and_a_frame_without_content_are_refused_and_the_session_
     session.error_of(99).await.is(R::FrameUnknown, "");
     session.settle().await;
     assert_eq!(session.close().await.code(), tonic::Code::Ok);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_token_that_is_not_of_this_device_does_not_renew_the_session() {
     }
     session.settle().await;
     drop(session);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// The bytes of a frame in which a field that nobody knows makes it `len` long.
@@ -197,7 +197,7 @@ async fn a_frame_has_at_most_sixteen_kib_and_a_larger_one_ends_the_session() {
     );
     session.say(Said::Send(send)).await;
     session.end().await.is(R::FrameTooLarge, "");
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -238,5 +238,5 @@ async fn bytes_that_are_no_frame_end_the_session_of_who_sent_them() {
     Refusal::from(&error).is(R::FrameUnknown, "");
     assert_eq!(answer.request_id, 5);
     drop((sender, frames));
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }

@@ -81,7 +81,7 @@ async fn a_page_token_is_good_for_its_caller_and_its_call_only() {
             .unwrap();
         assert_eq!(second.into_inner().conversations.len(), 1);
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn page_sizes_out_of_range_are_refused() {
         let refusal = refused(calls.list_messages(messages(vec![range])).await);
         refusal.is(R::FieldOutOfRange, "ranges[0].page_size");
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 fn events(ranges: Vec<EventRange>) -> wire::ListEventsRequest {
@@ -187,7 +187,7 @@ async fn ranges_are_one_to_five_hundred_each_of_another_conversation() {
         .pages;
     assert_eq!(pages.len(), 500);
     assert!(pages.iter().all(|page| page.last_seq == 0 && !page.more));
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn numbers_at_their_ends_are_taken_as_what_they_say() {
         let (changes, version, _) = scene.ada.changes(after).await;
         assert_eq!(changes.len(), usize::from(after == 0 || version > after));
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -293,5 +293,5 @@ async fn a_state_that_does_not_come_is_not_waited_for_for_ever() {
         refusal.is(R::NotYetAvailable, "");
         assert!(refusal.retry_after.is_some());
     }
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }

@@ -52,7 +52,7 @@ async fn a_stream_that_says_nothing_is_ended() {
     let end = within("the end", frames.message()).await.unwrap_err();
     Refusal::from(&end).is(R::HelloRequired, "");
     drop(sender);
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_device_that_says_nothing_any_more_is_given_up_and_one_that_lives_is_n
     })
     .await;
     // The neighbours have said nothing but that they live, for as long.
-    scene.is_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]

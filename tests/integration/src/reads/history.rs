@@ -255,7 +255,8 @@ async fn the_status_of_a_send_is_exact_and_the_senders_own() {
     // The same name, but not by this sender.
     assert_eq!(send_status(&grace, &conversation, id).await, not(31));
     server.restart().await;
-    (ada.reconnect(), grace.reconnect());
+    ada.reconnect();
+    grace.reconnect();
     assert_eq!(send_status(&ada, &conversation, id).await, accepted);
     assert_eq!(send_status(&grace, &conversation, id).await, not(31));
 }

@@ -170,7 +170,8 @@ async fn a_watermark_is_never_lowered_nor_above_what_there_is() {
     drop(phone);
     server.restart().await;
     let (mut ada, mut grace) = (ada, grace);
-    (ada.reconnect(), grace.reconnect());
+    ada.reconnect();
+    grace.reconnect();
     let row = grace.conversation(&conversation).await;
     assert_eq!((row.unread_count, seqs(row.own_marks.as_ref()).1), (1, 5));
     // An index that does not belong to its seq harms the list of who named it only until the next

@@ -117,8 +117,8 @@ async fn a_resume_costs_what_changed_and_not_what_the_user_has() {
     // While the device is away, nearly everybody writes twice.
     for text in ["second", "third"] {
         let mut sending = JoinSet::new();
-        for writer in writers.iter().take(CHANGED).cloned() {
-            let conversation = writer.with(&ada);
+        for writer in &writers[..CHANGED] {
+            let (writer, conversation) = (writer.clone(), writer.with(&ada));
             sending.spawn(async move {
                 writer
                     .send(&conversation, Uuid::now_v7(), text)
@@ -226,7 +226,7 @@ async fn the_updates_of_a_live_session_are_a_chain_and_heartbeats_name_its_end()
     assert_eq!(rows[&ada.with(&peers[0])].unread_count, unread);
     assert_eq!(rows[&ada.with(&peers[1])].unread_count, 0);
     let beat = session.wait("a heartbeat at the end", |frame| match &frame.frame {
-        Some(Heard::Heartbeat(beat)) => (beat.inbox_version >= end).then_some(beat.clone()),
+        Some(Heard::Heartbeat(beat)) => (beat.inbox_version >= end).then_some(*beat),
         _ => None,
     });
     let beat = beat.await;
@@ -267,7 +267,8 @@ async fn a_device_that_was_away_holds_the_same_as_one_that_was_there() {
     drop(phone);
     server.restart().await;
     let (mut ada, mut tablet) = (ada, tablet);
-    (ada.reconnect(), tablet.reconnect());
+    ada.reconnect();
+    tablet.reconnect();
     let session = tablet.session().await;
     away.resume(&tablet, session.welcome.inbox_version).await;
     let mut anew = Replica::default();
