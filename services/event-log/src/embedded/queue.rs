@@ -249,6 +249,14 @@ impl Queue {
         self.state.lock().closed
     }
 
+    /// Takes out everything that waits, and stays open.
+    pub(super) fn take_all(&self) -> Vec<Waiting> {
+        let mut state = self.state.lock();
+        (state.appends, state.bytes) = (0, 0);
+        let segments = mem::take(&mut state.segments);
+        segments.into_iter().flat_map(|s| s.waiting).collect()
+    }
+
     /// Closes the queue and takes out everything that waits: nobody will write it.
     pub(super) fn abandon(&self) -> Vec<Waiting> {
         let mut state = self.state.lock();

@@ -129,7 +129,15 @@ impl Writer {
         self.shared.queue.recycle(segment);
         match written {
             Ok(_) => self.written(appends, bytes + rows * ROW_BYTES),
-            Err(failure) => self.failed(&failure),
+            Err(failure) => {
+                // What was appended before its caller could hear of the failure must not overtake what
+                // failed: it fails too. What is appended from now on was appended in knowledge of it.
+                for waiting in self.shared.queue.take_all() {
+                    let behind = "an append before this one failed".to_owned();
+                    answer(waiting.done, Err(AppendError::Failed(behind)));
+                }
+                self.failed(&failure);
+            }
         }
     }
 

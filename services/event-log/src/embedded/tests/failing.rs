@@ -136,6 +136,42 @@ async fn a_commit_that_fails_in_the_middle_leaves_nothing_behind() {
     assert_eq!(next.values().sum::<u64>(), 101);
 }
 
+/// A client that pipelines must not find its second message where its first one failed.
+#[tokio::test]
+async fn what_waits_behind_a_failed_append_fails_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(config(folder.path())).unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let (busy, is_busy) = mpsc::channel();
+    *log.shared.before_commit.lock() = Some(Box::new(move |connection| {
+        busy.send(()).unwrap();
+        let _ = released.recv();
+        connection.execute_batch("PRAGMA query_only = 1").unwrap();
+    }));
+    let (results, result) = mpsc::channel();
+    let append = |name: &'static str| {
+        let results = results.clone();
+        let done = Box::new(move |r: Result<_, _>| results.send((name, r)).unwrap());
+        log.append(Topic::Messages, record(name), Urgency::Now, done);
+    };
+    append("first");
+    is_busy.recv().unwrap();
+    append("second");
+    release.send(()).unwrap();
+    for name in ["first", "second"] {
+        let (who, result) = result.recv().unwrap();
+        assert!(
+            who == name && matches!(result, Err(AppendError::Failed(_))),
+            "{who}: {result:?}"
+        );
+    }
+    *log.shared.before_commit.lock() = Some(Box::new(|connection| {
+        connection.execute_batch("PRAGMA query_only = 0").unwrap();
+    }));
+    append("third");
+    assert_eq!(result.recv().unwrap().1.unwrap().offset, 0);
+}
+
 /// Changes the file behind the log's back, while it is closed.
 fn damage(folder: &Path, sql: &str) {
     let connection = Connection::open(folder.join("log.db")).unwrap();
