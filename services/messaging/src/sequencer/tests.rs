@@ -229,7 +229,7 @@ impl World {
             .last()
             .map_or(0, |last| last.offset + 1 + last.offset % 2);
         let time_unix_ms =
-            1_000 + 10 * i64::try_from(offset).unwrap() - 25 * i64::from(offset % 3 == 0);
+            1_000 + 10 * i64::try_from(offset).unwrap() - 25 * i64::from(offset.is_multiple_of(3));
         let (key, headers) = (Bytes::new(), Vec::new());
         self.log.push(Record {
             offset,
