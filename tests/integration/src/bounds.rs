@@ -163,7 +163,6 @@ async fn a_full_log_refuses_sends_and_nothing_is_half_there() {
 }
 
 #[tokio::test]
-#[ignore = "found a bug that is open: see tests/BUGS.md, a log that is full stays full"]
 async fn a_full_log_takes_sends_again_when_its_readers_have_made_room() {
     let mut full = Full::start().await;
     let mut session = full.ada.session().await;
