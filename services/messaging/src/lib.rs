@@ -61,6 +61,9 @@ pub const SERVICES: [&str; 3] = [
     "messenger.messaging.v1.EdgeService",
 ];
 
+/// Pause between looks at whether the node has caught up.
+const CATCH_UP_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// What messaging needs of others.
 pub struct Deps {
     /// The log.
@@ -181,6 +184,17 @@ impl Messaging {
         routes.add_service(
             EdgeServiceServer::new(receiver).max_decoding_message_size(INTERNAL_REQUEST_BYTES_MAX),
         );
+    }
+
+    /// Waits until this node has applied all that was in the log when it started, at most `deadline`.
+    /// For a node that has all partitions: what it answers then is not older than any ack.
+    pub async fn caught_up(&self, deadline: std::time::Duration) -> bool {
+        let caught_up = async {
+            while !self.sequencers.all_caught_up() && !self.sequencers.is_broken() {
+                tokio::time::sleep(CATCH_UP_PAUSE).await;
+            }
+        };
+        tokio::time::timeout(deadline, caught_up).await.is_ok()
     }
 
     /// Whether everything that this node reads can go on.

@@ -230,6 +230,13 @@ impl Reader {
     }
 
     async fn known(&self, conversation: ConversationId) -> Result<Known, ApiError> {
+        let deadline = Instant::now() + READ_WAIT_MAX;
+        while !self.sequencers.is_caught_up(&conversation) {
+            if Instant::now() >= deadline {
+                return Err(not_yet());
+            }
+            tokio::time::sleep(POLL_MIN).await;
+        }
         if let Some(view) = self.sequencers.view(&conversation) {
             return Ok(Known {
                 in_memory: true,

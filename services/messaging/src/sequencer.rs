@@ -94,6 +94,24 @@ impl Sequencers {
             .clone()
     }
 
+    /// Whether this node, if it has the conversation's partition, has applied all that was in the log
+    /// when it took it over.
+    pub(crate) fn is_caught_up(&self, conversation: &ConversationId) -> bool {
+        self.owned(conversation)
+            .is_none_or(|owned| owned.is_caught_up())
+    }
+
+    /// Whether this node has all partitions, and is caught up with each.
+    pub(crate) fn all_caught_up(&self) -> bool {
+        let is_caught_up = |owned: &Mutex<Option<Arc<Owned>>>| {
+            owned
+                .lock()
+                .as_ref()
+                .is_some_and(|owned| owned.is_caught_up())
+        };
+        self.partitions.iter().all(is_caught_up)
+    }
+
     /// What this node's memory knows of a conversation.
     pub(crate) fn view(&self, conversation: &ConversationId) -> Option<View> {
         self.owned(conversation)?.core.lock().view(conversation)

@@ -33,6 +33,8 @@ pub use options::Options;
 /// Partitions of each topic. Each is read by a task of its own; more of them only split the batches of
 /// one machine.
 const PARTITIONS: u32 = 4;
+/// How long the start waits until everything that the log has is applied.
+const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
 /// How often it is checked whether everything still runs, for health checks.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -149,6 +151,11 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         },
     )
     .await?;
+
+    if !messaging.caught_up(CATCH_UP_DEADLINE).await {
+        // Reads wait by themselves then.
+        tracing::warn!("still applying what the log has; serving meanwhile");
+    }
 
     let mut routes = RoutesBuilder::default();
     profile.add_to(&mut routes);

@@ -1,7 +1,13 @@
 //! Drives the sequencer of one partition: reads the log, does the I/O that the core asks for, hands
 //! out verdicts and pushes, and moves the position last (I6).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use delivery::Delivery;
 use event_log::{EventLog, LogError, NewRecord, PartitionReader, Record, Topic, Urgency};
@@ -43,6 +49,9 @@ pub(crate) struct Owned {
     pub(crate) core: Mutex<Core>,
     /// Changes whenever records were applied or persisted.
     pub(crate) progress: watch::Sender<u64>,
+    /// Where the log ended when the partition was last started: below it there may be acknowledged
+    /// records that neither store nor memory shows yet.
+    end_at_start: AtomicU64,
 }
 
 impl Owned {
@@ -50,7 +59,13 @@ impl Owned {
         Self {
             core: Mutex::new(Core::new(0)),
             progress: watch::Sender::new(0),
+            end_at_start: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// Whether everything that was in the log when the partition started is applied.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.core.lock().low_water() >= self.end_at_start.load(Ordering::SeqCst)
     }
 
     fn progressed(&self) {
@@ -98,6 +113,9 @@ pub(crate) async fn run(
             Ok(position) => position,
             Err(stopped) => return stopped,
         };
+        // Before the new state can be seen: it is not caught up until it has got there.
+        let end = reader.range().await.map_or(u64::MAX, |(_, end)| end);
+        owned.end_at_start.store(end, Ordering::SeqCst);
         *owned.core.lock() = Core::new(position);
         owned.progressed();
         tracing::debug!(partition = id.partition, position, "sequencing");
