@@ -141,6 +141,24 @@ async fn a_log_that_holds_enough_refuses_and_takes_more_when_readers_go_on() {
     assert!(last > 60, "{last}");
 }
 
+/// Readers must append what they derive before they may pass what fills the log.
+#[tokio::test]
+async fn a_log_full_of_messages_has_room_for_what_is_derived_from_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = EmbeddedConfig {
+        bytes_max: 3_000_000,
+        ..two_groups(folder.path())
+    };
+    config.topics.push((Topic::Inbox, 1));
+    let log = EmbeddedLog::open(config).unwrap();
+    while append(&log, record(vec![b'x'; 20_000])).await.is_ok() {}
+    let derived = vec![record(vec![b'x'; 20_000])];
+    let result = log
+        .append_all(Topic::Inbox, derived, Urgency::Derived)
+        .await;
+    assert!(matches!(result[..], [Ok(_)]), "{result:?}");
+}
+
 /// More than one step's worth, while appends go on.
 #[tokio::test]
 async fn deleting_much_stops_nobody() {
