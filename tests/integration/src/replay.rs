@@ -59,7 +59,7 @@ fn real_conversations_come_back_as_they_were_sent() {
     let logs = [
         "2005-06-16.train-c",
         "2007-07-03.train-a",
-        "2015-02-04.train-b",
+        "2015-11-26.train-b",
         "oddities",
     ];
     let (child, _folder) = replay(&server, &logs, "max");
