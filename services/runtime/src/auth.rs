@@ -21,6 +21,7 @@ mod verifier;
 
 pub use identity::{SERVICE_TOKEN_LIFE, ServiceChannel, ServiceIdentity};
 pub use keys::{KeyError, KeyPair};
+pub(crate) use layer::is_standard;
 pub use layer::{AuthLayer, AuthService, Policy};
 pub use refresh::keep_user_keys;
 pub use verifier::{UserKey, Verifier};

@@ -2,16 +2,24 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
+use rand::RngExt;
 use tokio::{
     io::DuplexStream,
+    net::TcpStream,
     sync::mpsc::{self, error::SendTimeoutError},
+    time::timeout,
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -19,12 +27,14 @@ use tonic::transport::{Channel, Endpoint, Uri};
 const PIPE_BYTES: usize = 64 * 1024;
 /// Pipes that wait to be accepted.
 const PIPES_WAITING_MAX: usize = 16;
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A quiet connection is asked whether it lives, so that a peer that vanished is noticed.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a connection may take to be made: far above what it takes within a region, and short
+/// enough to try the next replica while somebody still waits.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection is asked whether it lives, so that a peer that vanished without a word is noticed
+/// while those who wait for it still do.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the answer may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes that may be under way to us in one stream: one large batch of pushes.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// The same for all streams of a connection.
@@ -79,15 +89,75 @@ impl Stream for PipeIncoming {
     }
 }
 
-/// A channel over TCP, connected at the first call, and again after the connection was lost.
-pub fn tcp(uri: Uri) -> Channel {
-    windows(Endpoint::from(uri))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
+/// A channel to one of the replicas of a service, whose addresses are `host:port`. It has one
+/// connection, which is made at the first call and made again after it was lost: to the next replica
+/// that takes it, of all the addresses that the names stand for by then. So it works as long as one
+/// replica does. Where load is to be spread over replicas, make several; each begins at another one.
+///
+/// Two times bound how long a replica that vanished without a word is waited for: about 8 s.
+pub fn replicas(addresses: Vec<String>) -> Channel {
+    let addresses: Arc<[String]> = addresses.into();
+    let next = Arc::new(AtomicUsize::new(rand::rng().random_range(0..1 << 16)));
+    let connector = tower::service_fn(move |_: Uri| {
+        let (addresses, next) = (addresses.clone(), next.clone());
+        async move { connect(&addresses, &next).await.map(TokioIo::new) }
+    });
+    windows(Endpoint::from_static("http://service.internal"))
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .connect_lazy()
+        .connect_with_connector_lazy(connector)
+}
+
+/// A channel to one server, by its address alone.
+pub fn tcp(uri: Uri) -> Channel {
+    replicas(
+        uri.authority()
+            .map(ToString::to_string)
+            .into_iter()
+            .collect(),
+    )
+}
+
+/// Connects to the first replica that takes it, from the next one on.
+async fn connect(addresses: &[String], next: &AtomicUsize) -> io::Result<TcpStream> {
+    let resolved = resolve(addresses).await?;
+    let first = next.fetch_add(1, Ordering::Relaxed);
+    let mut error = io::Error::from(io::ErrorKind::NotFound);
+    for at in 0..resolved.len() {
+        let address = resolved[(first + at) % resolved.len()];
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(refused)) => error = refused,
+            Err(elapsed) => error = elapsed.into(),
+        }
+    }
+    Err(error)
+}
+
+/// All addresses that the names stand for, each name's in a fixed order.
+async fn resolve(names: &[String]) -> io::Result<Vec<SocketAddr>> {
+    let mut resolved = Vec::with_capacity(names.len());
+    let mut error = None;
+    for name in names {
+        match timeout(CONNECT_TIMEOUT, tokio::net::lookup_host(name)).await {
+            Ok(Ok(found)) => resolved.extend(found),
+            Ok(Err(failed)) => error = Some(failed),
+            Err(elapsed) => error = Some(elapsed.into()),
+        }
+    }
+    match error {
+        // One name that is known is enough.
+        Some(error) if resolved.is_empty() => Err(error),
+        _ => {
+            resolved.sort_unstable();
+            resolved.dedup();
+            Ok(resolved)
+        }
+    }
 }
 
 fn windows(endpoint: Endpoint) -> Endpoint {

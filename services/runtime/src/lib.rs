@@ -3,8 +3,14 @@
 pub mod auth;
 pub mod channel;
 pub mod clock;
+#[cfg(feature = "distributed")]
+pub mod config;
+pub mod gateway;
 pub mod ids;
 pub mod page_token;
+#[cfg(feature = "distributed")]
+pub mod process;
+pub mod serde_ms;
 pub mod server;
 pub mod shutdown;
 pub mod sqlite;

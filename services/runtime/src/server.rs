@@ -15,16 +15,21 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 use tonic::service::{Routes, RoutesBuilder};
-use tonic_health::server::HealthReporter;
-use tower::Layer;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
 
 use crate::{auth::AuthLayer, channel::PipeIncoming, shutdown::CancellationToken};
 
 mod handler;
 mod preface;
+mod stage;
 
 use handler::Handler;
 use preface::Preface;
+pub use stage::Stage;
 
 /// Bytes of one request of a client, decoded. The largest names 500 ranges of
 /// events, in 60 KB.
@@ -87,7 +92,17 @@ pub async fn serve(
     config: ServerConfig,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let server = Server::new(routes, &auth, config, &stop);
+    serve_stage(listener, Stage::all(routes, &auth), config, stop).await
+}
+
+/// The same as [`serve`] for what is there later than its listener.
+pub async fn serve_stage(
+    listener: TcpListener,
+    stage: Stage,
+    config: ServerConfig,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let server = Server::new(stage, config, &stop);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => server.accept(stream),
@@ -111,7 +126,7 @@ pub async fn serve_pipe(
     config: ServerConfig,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let server = Server::new(routes, &auth, config, &stop);
+    let server = Server::new(Stage::all(routes, &auth), config, &stop);
     serve_incoming(&server, incoming, &stop).await;
     server.drain().await;
     Ok(())
@@ -130,13 +145,24 @@ async fn serve_incoming(
 /// Adds health and reflection for the services with these names, such as
 /// `messenger.profile.v1.AccountService`, and says that they serve.
 pub async fn add_standard(routes: &mut RoutesBuilder, services: &[&str]) -> HealthReporter {
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let reporter = HealthReporter::new();
+    set_health(&reporter, services, ServingStatus::Serving).await;
+    add_health(routes, &reporter);
+    reporter
+}
+
+/// Says of services, and of the process as a whole, whether they serve.
+pub async fn set_health(reporter: &HealthReporter, services: &[&str], status: ServingStatus) {
+    reporter.set_service_status("", status).await;
     for service in services {
-        reporter
-            .set_service_status(service, tonic_health::ServingStatus::Serving)
-            .await;
+        reporter.set_service_status(service, status).await;
     }
-    routes.add_service(health);
+}
+
+/// Adds what is told to `reporter` as the health service, and reflection.
+pub fn add_health(routes: &mut RoutesBuilder, reporter: &HealthReporter) {
+    let health = HealthService::from_health_reporter(reporter.clone());
+    routes.add_service(HealthServer::new(health));
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -152,7 +178,6 @@ pub async fn add_standard(routes: &mut RoutesBuilder, services: &[&str]) -> Heal
             tracing::error!(%error, "no reflection");
         }
     }
-    reporter
 }
 
 struct Server {
@@ -168,12 +193,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(
-        routes: Routes,
-        auth: &AuthLayer,
-        config: ServerConfig,
-        stop: &CancellationToken,
-    ) -> Self {
+    fn new(stage: Stage, config: ServerConfig, stop: &CancellationToken) -> Self {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -186,7 +206,7 @@ impl Server {
             .keep_alive_timeout(config.keepalive_timeout)
             .auto_date_header(false);
         Self {
-            handler: Handler::new(auth.layer(routes.prepare()), config.request_timeout),
+            handler: Handler::new(stage, config.request_timeout),
             builder,
             preface_timeout: config.preface_timeout,
             drain_timeout: config.drain_timeout,

@@ -64,6 +64,15 @@ impl KeyPair {
         Self::of(&new_key())
     }
 
+    /// The key in a file.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let pem = fs::read_to_string(path).map_err(|source| KeyError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::of(&SigningKey::from_pkcs8_pem(&pem).map_err(malformed)?)
+    }
+
     /// The key in a file, which is made with a new key, readable by its owner only, if there is
     /// none.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {

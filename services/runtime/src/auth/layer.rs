@@ -35,7 +35,8 @@ impl AuthLayer {
 
     /// Decides about a call; `Ok(None)` = everybody may make it.
     fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Option<Caller>, Status> {
-        let access = standard(path)
+        let access = is_standard(path)
+            .then_some(Access::Public)
             .or_else(|| (self.policy)(path))
             .ok_or_else(|| Status::unimplemented("no such method"))?;
         if access == Access::Public {
@@ -109,13 +110,12 @@ fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     }
 }
 
-/// What every listener offers to everybody.
-fn standard(path: &str) -> Option<Access> {
+/// Whether every listener offers this to everybody.
+pub(crate) fn is_standard(path: &str) -> bool {
     const PUBLIC: [&str; 3] = [
         "/grpc.health.v1.Health/",
         "/grpc.reflection.v1.ServerReflection/",
         "/grpc.reflection.v1alpha.ServerReflection/",
     ];
-    let public = PUBLIC.iter().any(|service| path.starts_with(service));
-    public.then_some(Access::Public)
+    PUBLIC.iter().any(|service| path.starts_with(service))
 }

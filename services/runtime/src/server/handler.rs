@@ -5,21 +5,22 @@ use std::{convert::Infallible, future::Future, pin::Pin, time::Duration};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use proto::error::v1::ErrorReason;
-use tonic::{Code, Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use crate::{auth::AuthService, status::ApiError};
+use super::stage::{Answerer, Stage};
+use crate::status::ApiError;
 
 #[derive(Clone)]
 pub(super) struct Handler {
-    service: AuthService<Routes>,
+    stage: Stage,
     request_timeout: Duration,
 }
 
 impl Handler {
-    pub(super) fn new(service: AuthService<Routes>, request_timeout: Duration) -> Self {
+    pub(super) fn new(stage: Stage, request_timeout: Duration) -> Self {
         Self {
-            service,
+            stage,
             request_timeout,
         }
     }
@@ -31,18 +32,28 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut service = self.service.clone();
+        let answerer = self.stage.answerer(request.uri().path());
         let timeout = match grpc_timeout(request.headers()) {
             Some(asked) => asked.min(self.request_timeout),
             None => self.request_timeout,
         };
+        let late = || Status::deadline_exceeded("not answered in time").into_http();
         Box::pin(async move {
-            // A router is always ready.
-            match tokio::time::timeout(timeout, service.call(request)).await {
-                Ok(Ok(response)) => Ok(with_reason(response)),
-                Ok(Err(never)) => match never {},
-                Err(_) => Ok(Status::deadline_exceeded("not answered in time").into_http()),
-            }
+            Ok(match answerer {
+                // A router is always ready.
+                Answerer::Services(mut services) => {
+                    match tokio::time::timeout(timeout, services.call(request)).await {
+                        Ok(Ok(response)) => with_reason(response),
+                        Ok(Err(never)) => match never {},
+                        Err(_) => late(),
+                    }
+                }
+                Answerer::Gateway(gateway) => {
+                    let answer = tokio::time::timeout(timeout, gateway.pass_on(request)).await;
+                    answer.unwrap_or_else(|_| late())
+                }
+                Answerer::Nobody(status) => status.into_http(),
+            })
         })
     }
 }
