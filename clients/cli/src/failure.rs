@@ -86,7 +86,9 @@ pub(crate) fn explain(error: &Error, server: &str) -> String {
         return known.to_owned();
     }
     match error {
-        Error::Transport(_) => format!("cannot reach the server at {server}: is it running?"),
+        Error::Unreachable(_) | Error::Transport(_) => {
+            format!("cannot reach the server at {server}: is it running?")
+        }
         Error::Timeout(time) => format!("no answer from {server} within {} s", time.as_secs()),
         Error::NotLoggedIn => NotLoggedIn { name: None }.to_string(),
         Error::Server(error) if !error.message.is_empty() => error.message.clone(),

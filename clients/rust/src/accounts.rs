@@ -9,7 +9,6 @@ use proto::{
         profile_service_client::ProfileServiceClient,
     },
 };
-use tonic::Request;
 
 use crate::{
     client::Client,
@@ -61,30 +60,30 @@ pub struct ProfileUpdate {
 impl Client {
     /// Makes an account and logs this device in.
     pub async fn register(&self, account: NewAccount) -> Result<Profile> {
-        let request = Request::new(RegisterRequest {
+        let request = RegisterRequest {
             username: account.username,
             password: account.password,
             display_name: account.display_name,
             device_name: account.device_name,
-        });
+        };
         let call =
             async |channel, request| AccountServiceClient::new(channel).register(request).await;
-        let answer = self.once(request, &call).await?;
+        let answer = self.call_once(request, call).await?;
         self.logged_in(answer.profile, answer.device_id, answer.tokens)
             .await
     }
 
     /// Logs this device in, in place of whoever was.
     pub async fn log_in(&self, log_in: LogIn) -> Result<Profile> {
-        let request = Request::new(LogInRequest {
+        let request = LogInRequest {
             username: log_in.username,
             password: log_in.password,
             device_name: log_in.device_name,
             device_id: log_in.device_id,
-        });
+        };
         let call =
             async |channel, request| AccountServiceClient::new(channel).log_in(request).await;
-        let answer = self.once(request, &call).await?;
+        let answer = self.call_once(request, call).await?;
         self.logged_in(answer.profile, answer.device_id, answer.tokens)
             .await
     }

@@ -24,7 +24,7 @@ const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
 /// The server's TOKEN_EXPIRED is heeded anyway.
 const RENEW_WITHOUT_CLOCK: Duration = Duration::from_secs(300);
 /// Tries of one refresh. An answer that was lost can be had again for 30 s.
-const REFRESH_TRIES: u32 = 3;
+const REFRESH_TRIES: u32 = 5;
 /// How long one try may take.
 const REFRESH_DEADLINE: Duration = Duration::from_secs(8);
 /// The first wait between tries, and the longest.
@@ -178,14 +178,20 @@ impl Auth {
     }
 
     async fn ask_once(&self, refresh_token: &str) -> Result<RefreshResponse> {
-        let mut client = AccountServiceClient::new(self.transport.channel());
+        let way = self.transport.way();
+        let mut client = AccountServiceClient::new(way.channel.clone());
         let request = RefreshRequest {
             refresh_token: refresh_token.to_owned(),
         };
         match tokio::time::timeout(REFRESH_DEADLINE, client.refresh(request)).await {
-            Ok(answer) => Ok(answer?.into_inner()),
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => {
+                let error = Error::from(status);
+                self.transport.failed(&way, &error);
+                Err(error)
+            }
             Err(_) => {
-                self.transport.renew();
+                self.transport.leave(&way);
                 Err(Error::Timeout(REFRESH_DEADLINE))
             }
         }

@@ -1,4 +1,4 @@
-//! The client: a way to one server, with the tokens of one device.
+//! The client: a way to the servers, with the tokens of one device.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,7 +17,8 @@ use crate::{
 /// How long a call may take unless [`ClientBuilder::deadline`] says otherwise: the server waits up
 /// to 5 s for a state that a read names, and up to 10 s for the place of a message.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// Tries of a call that can be repeated without harm.
+/// Tries of a call that can be repeated without harm, if there is only one server. With several it is
+/// tried as long as one call may take: some of them are there, or will be soon.
 const TRIES_MAX: u32 = 4;
 /// The first wait between tries, and the longest.
 const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -115,7 +116,8 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// A client of the server at a url such as `http://127.0.0.1:7400`.
+    /// A client of the server at a url such as `http://127.0.0.1:7400`, or of several servers that are
+    /// alike, divided by commas: it begins at any of them, and goes to the next when one is away.
     pub fn builder(server_url: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
             server_url: server_url.into(),
@@ -157,6 +159,7 @@ impl Client {
     {
         let mut backoff = Backoff::new(RETRY_WAIT.0, RETRY_WAIT.1);
         let mut tries = 1;
+        let give_up_at = tokio::time::Instant::now() + self.inner.deadline;
         let mut refreshed = false;
         loop {
             let held = self.inner.auth.fresh().await?;
@@ -177,11 +180,33 @@ impl Client {
                 ErrorKind::Unknown => true,
             };
             let patient = error.retry_after().is_none_or(|w| w <= RETRY_AFTER_MAX);
-            if !again || !patient || tries == TRIES_MAX {
+            let wait = backoff.next(error.retry_after());
+            let goes_on = match self.inner.transport.servers() {
+                1 => tries < TRIES_MAX,
+                _ => tokio::time::Instant::now() + wait < give_up_at,
+            };
+            if !again || !patient || !goes_on {
                 return Err(error);
             }
             tries += 1;
-            tokio::time::sleep(backoff.next(error.retry_after())).await;
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// A call that may do harm when it is carried out twice: only what was not sent goes to the next
+    /// server.
+    pub(crate) async fn call_once<Q, A, F, W>(&self, message: Q, call: F) -> Result<A>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> W,
+        W: Future<Output = std::result::Result<Response<A>, Status>>,
+    {
+        let mut tries = 1;
+        loop {
+            match self.once(Request::new(message.clone()), &call).await {
+                Err(Error::Unreachable(_)) if tries < self.inner.transport.servers() => tries += 1,
+                answer => return answer,
+            }
         }
     }
 
@@ -193,12 +218,18 @@ impl Client {
     {
         let deadline = self.inner.deadline;
         request.set_timeout(deadline);
-        let answer = call(self.inner.transport.channel(), request);
+        let way = self.inner.transport.way();
+        let answer = call(way.channel.clone(), request);
         match tokio::time::timeout(deadline, answer).await {
-            Ok(answer) => Ok(answer?.into_inner()),
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => {
+                let error = Error::from(status);
+                self.inner.transport.failed(&way, &error);
+                Err(error)
+            }
             Err(_) => {
                 // The connection may be half-open; the next call finds out on a new one.
-                self.inner.transport.renew();
+                self.inner.transport.leave(&way);
                 Err(Error::Timeout(deadline))
             }
         }

@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result, ServerError},
     model::ErrorReason,
     pace::Pacer,
+    transport::Way,
 };
 
 /// The version of the protocol that this crate speaks.
@@ -48,6 +49,7 @@ pub(crate) enum Heard {
 }
 
 pub(crate) struct Connection {
+    pub(crate) way: Way,
     frames: Streaming<ServerFrame>,
     writer: mpsc::Sender<ClientFrame>,
     heartbeat_interval: Duration,
@@ -69,22 +71,32 @@ pub(crate) struct Connection {
 
 /// Opens a stream, and gives the server's welcome.
 pub(crate) async fn open(client: Client, inbox_version: u64) -> Result<(Box<Connection>, Welcome)> {
-    match timeout(OPEN_DEADLINE, say_hello(&client, inbox_version)).await {
-        Ok(opened) => opened,
+    let transport = &client.inner.transport;
+    let way = transport.way();
+    match timeout(OPEN_DEADLINE, say_hello(&client, &way, inbox_version)).await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(error)) => {
+            transport.failed(&way, &error);
+            Err(error)
+        }
         Err(_) => {
-            client.inner.transport.renew();
+            transport.leave(&way);
             Err(Error::Timeout(OPEN_DEADLINE))
         }
     }
 }
 
-async fn say_hello(client: &Client, inbox_version: u64) -> Result<(Box<Connection>, Welcome)> {
+async fn say_hello(
+    client: &Client,
+    way: &Way,
+    inbox_version: u64,
+) -> Result<(Box<Connection>, Welcome)> {
     let held = client.inner.auth.fresh().await?;
-    match try_hello(client, inbox_version, held.clone()).await {
+    match try_hello(client, way, inbox_version, held.clone()).await {
         Err(error) if error.reason() == ErrorReason::TokenExpired => {
             let stale = &held.credentials.access_token;
             let held = client.inner.auth.refresh(stale).await?;
-            try_hello(client, inbox_version, held).await
+            try_hello(client, way, inbox_version, held).await
         }
         opened => opened,
     }
@@ -92,6 +104,7 @@ async fn say_hello(client: &Client, inbox_version: u64) -> Result<(Box<Connectio
 
 async fn try_hello(
     client: &Client,
+    way: &Way,
     inbox_version: u64,
     held: Arc<Held>,
 ) -> Result<(Box<Connection>, Welcome)> {
@@ -111,7 +124,7 @@ async fn try_hello(
         ReceiverStream::new(to_write),
         &held.credentials.access_token,
     )?;
-    let mut frames = SessionServiceClient::new(client.inner.transport.channel())
+    let mut frames = SessionServiceClient::new(way.channel.clone())
         .session(request)
         .await?
         .into_inner();
@@ -120,6 +133,7 @@ async fn try_hello(
     let limits = welcome.limits.unwrap_or_default();
     let heartbeat_ms = u64::from(welcome.heartbeat_interval_ms);
     let connection = Connection {
+        way: way.clone(),
         frames,
         writer,
         heartbeat_interval: Duration::from_millis(heartbeat_ms).clamp(HEARTBEAT.0, HEARTBEAT.1),

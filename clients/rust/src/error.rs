@@ -31,7 +31,10 @@ pub enum Error {
     /// The server answered with an error.
     #[error(transparent)]
     Server(ServerError),
-    /// The server was not reached, or the connection broke before the answer.
+    /// There was no connection to the server: nothing was sent.
+    #[error("not reached: {0}")]
+    Unreachable(String),
+    /// The connection broke before the answer.
     #[error("connection: {0}")]
     Transport(String),
     /// No answer came in time.
@@ -81,7 +84,7 @@ impl Error {
         match self {
             Self::Server(error) => error.kind(),
             Self::Transport(_) | Self::Timeout(_) | Self::Closed => ErrorKind::Unknown,
-            Self::QueueFull => ErrorKind::Retryable,
+            Self::QueueFull | Self::Unreachable(_) => ErrorKind::Retryable,
             Self::NotLoggedIn | Self::Config(_) | Self::Storage(_) | Self::Protocol(_) => {
                 ErrorKind::Rejected
             }
@@ -198,6 +201,9 @@ impl From<Status> for Error {
 /// A status that is not of our server: mostly the transport's own, sometimes a proxy's.
 fn without_reason(status: &Status) -> Error {
     match status.code() {
+        Code::Unavailable if was_never_sent(status) => {
+            Error::Unreachable(status.message().to_owned())
+        }
         Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => {
             Error::Transport(status.message().to_owned())
         }
@@ -209,6 +215,18 @@ fn without_reason(status: &Status) -> Error {
             retry_after: None,
         }),
     }
+}
+
+/// Whether the call failed because no connection could be made.
+fn was_never_sent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl From<proto::messaging::v1::Error> for Error {

@@ -76,7 +76,8 @@ impl Driver {
                 if now >= connection.silent_at() {
                     let silence = connection.silence();
                     // The connection is half-open: nothing will come of it, not even an error.
-                    self.client.inner.transport.renew();
+                    let way = connection.way.clone();
+                    self.client.inner.transport.leave(&way);
                     return self.broke(Error::Timeout(silence));
                 }
                 connection.heartbeat(now);
@@ -134,6 +135,9 @@ impl Driver {
         if is_final(&error) || self.replaced > REPLACED_MAX {
             return Err(error);
         }
+        if let Link::Up(connection) = &self.link {
+            self.client.inner.transport.failed(&connection.way, &error);
+        }
         if error.reason() == ErrorReason::TokenExpired
             && let Link::Up(connection) = &self.link
         {
@@ -151,7 +155,9 @@ impl Driver {
 
     /// Goes to another server, as asked.
     fn leave(&mut self, now: Instant) {
-        self.client.inner.transport.renew();
+        if let Link::Up(connection) = &self.link {
+            self.client.inner.transport.leave(&connection.way);
+        }
         let error = Error::Transport("the server goes away".to_owned());
         self.down(now, error, Duration::ZERO);
     }

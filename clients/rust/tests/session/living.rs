@@ -235,3 +235,29 @@ async fn nothing_is_waited_for_busily() {
     tokio::time::sleep(HEARTBEAT).await;
     assert!(turns(&session).await < few, "without a server");
 }
+
+#[tokio::test]
+async fn a_server_that_is_away_is_left_for_the_next_one() {
+    let fake = Fake::start().await;
+    // Nobody listens there any more.
+    let away = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = away.local_addr().unwrap();
+    drop(away);
+    // Which of them it begins at is a matter of chance.
+    for _ in 0..8 {
+        let urls = format!("http://{address}, http://{}", fake.address);
+        let client = Client::builder(urls).build().unwrap();
+        let log_in = LogIn {
+            username: "me".to_owned(),
+            password: "right".to_owned(),
+            ..LogIn::default()
+        };
+        client.log_in(log_in).await.unwrap();
+        client.unread_total(0).await.unwrap();
+        let (session, _events) = client.connect(quick(Options::default())).await.unwrap();
+        soon(session.live()).await.unwrap();
+        let mut outgoing = session.send("a", "hello").await.unwrap();
+        soon(outgoing.sent()).await.unwrap();
+        session.close().await;
+    }
+}
