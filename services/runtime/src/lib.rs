@@ -11,6 +11,7 @@ pub mod page_token;
 #[cfg(feature = "distributed")]
 pub mod process;
 pub mod serde_ms;
+pub mod postgres;
 pub mod server;
 pub mod shutdown;
 pub mod sqlite;
