@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
 };
 
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A signal on the parent's death would not do: it is sent when the thread that started the server ends.
 const SUPERVISOR: &str = r#"
 exec 3<&0
-"$@" </dev/null &
+"$@" </dev/null >&2 &
 server=$!
 echo "$server"
 exec >/dev/null
@@ -31,6 +31,9 @@ kill -9 "$watcher" 2>/dev/null
 pub(super) struct Process {
     supervisor: Child,
     pid: Pid,
+    /// The end of the pipe that says that this process lives. Not left to `Child`, which closes it
+    /// before it waits.
+    _alive: ChildStdin,
 }
 
 impl Process {
@@ -58,9 +61,13 @@ impl Process {
             BufReader::new(stdout).read_line(&mut line).ok()?;
             Pid::from_raw(line.trim().parse().ok()?)
         });
-        match pid {
-            Some(pid) => Ok(Self { supervisor, pid }),
-            None => {
+        match (pid, supervisor.stdin.take()) {
+            (Some(pid), Some(alive)) => Ok(Self {
+                supervisor,
+                pid,
+                _alive: alive,
+            }),
+            _ => {
                 let _ = supervisor.kill();
                 let _ = supervisor.wait();
                 anyhow::bail!("{program} did not start")
