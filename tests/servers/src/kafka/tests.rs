@@ -1,0 +1,96 @@
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use super::*;
+
+/// Set in a process that a test starts: what it is to do.
+const PART: &str = "SERVERS_TEST_PART";
+
+fn is_there(pid: u32) -> bool {
+    // A zombie is gone.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < START_DEADLINE, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_broker_comes_back_where_it_was_and_leaves_nothing_behind() {
+    let mut kafka = Kafka::start(&Options::default()).unwrap();
+    let servers = kafka.bootstrap_servers();
+    let broker = &mut kafka.brokers()[0];
+    let address = broker.address();
+    let before = broker.pid().unwrap();
+    broker.pause().unwrap();
+    assert!(
+        probe::brokers_alive(address).is_err(),
+        "a paused broker answers"
+    );
+    broker.resume().unwrap();
+    wait_until("it answers again", || probe::brokers_alive(address).is_ok());
+    broker.kill().unwrap();
+    assert!(!is_there(before) && broker.pid().is_none());
+    broker.start_again().unwrap();
+    assert_eq!(probe::brokers_alive(address).unwrap(), 1);
+    let after = broker.pid().unwrap();
+    let folder = broker.node.log.parent().unwrap().to_owned();
+    assert_eq!(kafka.bootstrap_servers(), servers);
+    drop(kafka);
+    assert!(!is_there(after) && !folder.exists());
+}
+
+#[test]
+fn a_broker_that_cannot_start_says_why() {
+    let properties = vec![("broker.heartbeat.interval.ms".to_owned(), "soon".to_owned())];
+    let options = Options {
+        properties,
+        ..Options::default()
+    };
+    let error = format!("{:#}", Kafka::start(&options).unwrap_err());
+    assert!(error.contains("broker.heartbeat.interval.ms"), "{error}");
+}
+
+#[test]
+fn a_server_ends_with_the_process_that_started_it_even_if_that_is_killed() {
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "kafka::tests::part_start_a_server",
+            "--exact",
+            "--nocapture",
+        ])
+        .env(PART, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(other.stdout.take().unwrap()).lines();
+    let mut pids = lines.map_while(Result::ok).filter_map(|line| {
+        let (_, pid) = line.split_once("pid=")?;
+        pid.parse().ok()
+    });
+    let server: u32 = pids.next().unwrap();
+    assert!(is_there(server));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    wait_until("the server ends", || !is_there(server));
+}
+
+/// Not a test of its own: runs in the process that is killed.
+#[test]
+fn part_start_a_server() {
+    if std::env::var_os(PART).is_none() {
+        return;
+    }
+    let log = std::env::temp_dir().join(format!("servers-{}.log", std::process::id()));
+    let server = Process::start("sleep", &["1000".to_owned()], Path::new("/"), &log).unwrap();
+    fs::remove_file(log).unwrap();
+    println!("pid={}", server.pid());
+    thread::sleep(Duration::from_secs(1_000));
+}
