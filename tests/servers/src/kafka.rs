@@ -16,15 +16,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Signal;
+use crate::{
+    free_listener,
+    process::{Process, Signal},
+};
 use tempfile::TempDir;
 
 mod jars;
 mod probe;
-mod process;
+
 
 use jars::Jars;
-use process::Process;
 
 /// How long a broker may take to be ready. Two seconds are usual; on cores that others use, twenty.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -32,10 +34,6 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// Lines of a broker's log in an error.
 const LOG_LINES: usize = 20;
-/// Ports that systems do not give to outgoing connections by themselves: such a port is still free when
-/// a broker that was killed wants it back.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-
 /// The settings of every broker of ours, whatever their number.
 ///
 /// Nothing may make a topic by writing to its name, and no broker without all acknowledged records
@@ -373,7 +371,7 @@ impl Layout {
                 "listener {name}: {count} addresses for {brokers} brokers"
             );
         }
-        let ports = |_| (0..2 + extra.len()).map(|_| free_port()).collect();
+        let ports = |_| (0..2 + extra.len()).map(|_| free_listener()).collect();
         Ok(Self {
             folder: folder.to_owned(),
             ports: (0..brokers).map(ports).collect::<Result<_>>()?,
@@ -442,19 +440,6 @@ impl Layout {
         fs::write(&node.properties, lines.collect::<String>())?;
         Ok(node)
     }
-}
-
-/// A free port of [`PORTS`]; free for as long as the listener lives and, most likely, afterwards.
-fn free_port() -> Result<TcpListener> {
-    for _ in 0..1_000 {
-        // The standard library's source of randomness.
-        let random = RandomState::new().hash_one(0) % u64::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + u16::try_from(random)?;
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            return Ok(listener);
-        }
-    }
-    bail!("no free port")
 }
 
 /// A new id, in the form that Kafka wants: 16 bytes in base64.

@@ -6,3 +6,9 @@
 
 pub mod kafka;
 pub mod postgres;
+pub mod process;
+mod ports;
+mod program;
+
+pub use ports::{free_listener, free_port};
+pub use program::program;

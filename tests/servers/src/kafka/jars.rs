@@ -7,9 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 
-use super::process::{Process, target_folder};
+use crate::process::{Process, Signal, target_folder};
 
 /// The version of Kafka. 4.4.0 names a dependency that is not published.
 const KAFKA: &str = "4.3.1";

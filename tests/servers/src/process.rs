@@ -9,7 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
+pub use rustix::process::Signal;
 
 /// Starts the server, says its pid, and waits for whichever comes first: the server's end, or the end of its
 /// own input, which is a pipe from this process. The kernel closes that even after SIGKILL of this process.
@@ -28,7 +29,7 @@ kill -9 "$watcher" 2>/dev/null
 
 /// A running server. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     supervisor: Child,
     pid: Pid,
     /// The end of the pipe that says that this process lives. Not left to `Child`, which closes it
@@ -38,9 +39,20 @@ pub(super) struct Process {
 
 impl Process {
     /// Runs `program` in `folder`; what it prints is added to the file `log`.
-    pub(super) fn start(
+    pub fn start(
         program: &str,
         arguments: &[String],
+        folder: &Path,
+        log: &Path,
+    ) -> Result<Self> {
+        Self::start_with(program, arguments, &[], folder, log)
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with(
+        program: &str,
+        arguments: &[String],
+        environment: &[(String, String)],
         folder: &Path,
         log: &Path,
     ) -> Result<Self> {
@@ -48,6 +60,7 @@ impl Process {
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "supervisor", program])
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(folder)
             // Ctrl-C in a terminal is for this process, which ends its servers in its own order.
             .process_group(0)
@@ -75,30 +88,31 @@ impl Process {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    /// Of the server itself.
+    pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// Whether it has not ended yet.
-    pub(super) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         matches!(self.supervisor.try_wait(), Ok(None))
     }
 
     /// Sends a signal. The pid is the server's own for as long as the supervisor runs, which waits
     /// for it.
-    pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
         anyhow::ensure!(self.is_running(), "the server has ended");
         kill_process(self.pid, signal).context("cannot send a signal")
     }
 
     /// Waits until it has ended.
-    pub(super) fn wait(&mut self) -> Result<()> {
+    pub fn wait(&mut self) -> Result<()> {
         self.supervisor.wait().context("cannot wait")?;
         Ok(())
     }
 
     /// SIGKILL, and waits until it is gone.
-    pub(super) fn kill(&mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
         if self.is_running() {
             kill_process(self.pid, Signal::KILL).context("cannot kill")?;
             self.wait()?;
@@ -114,7 +128,7 @@ impl Drop for Process {
 }
 
 /// The folder that cargo builds into: what tests keep between runs goes below it.
-pub(super) fn target_folder() -> PathBuf {
+pub fn target_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("CARGO_TARGET_DIR") {
         return folder.into();
     }

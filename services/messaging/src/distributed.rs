@@ -1,0 +1,141 @@
+//! The parts of a messaging process, put together: what it needs is waited for, then it serves.
+
+use std::sync::Arc;
+
+use event_log::{
+    EventLog,
+    kafka::{KafkaConfig, KafkaLog},
+};
+use messaging::{Deps, store::postgres::PostgresStore};
+use runtime::{
+    auth::{AuthLayer, ServiceIdentity, Verifier, keep_user_keys},
+    channel,
+    clock::SystemClock,
+    gateway::Gateway,
+    postgres::PostgresConfig,
+    process::{Listening, ProcessConfig, STOP_DEADLINE, wait_for},
+    server::ServerConfig,
+    shutdown::{CancellationToken, Tasks},
+};
+use serde::Deserialize;
+use tonic::service::RoutesBuilder;
+
+/// Services of others that clients reach through this process.
+const PASSED_ON_TO_PROFILE: [&str; 2] = [
+    "messenger.profile.v1.AccountService",
+    "messenger.profile.v1.ProfileService",
+];
+const PASSED_ON_TO_PRESENCE: [&str; 1] = ["messenger.presence.v1.PresenceService"];
+
+/// The settings of a messaging process.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The listener.
+    server: ProcessConfig,
+    /// The event log.
+    kafka: KafkaConfig,
+    /// The store.
+    postgres: PostgresConfig,
+    /// `host:port` of the replicas of profile; one name that stands for all of them will do.
+    profile_addresses: Vec<String>,
+    /// The replicas of presence, all of them, by name.
+    presence: Vec<Replica>,
+    /// Messaging itself.
+    #[serde(default)]
+    messaging: messaging::Config,
+}
+
+/// One replica of a service whose replicas differ.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Replica {
+    /// The same in the settings of every process.
+    name: String,
+    /// `host:port`.
+    address: String,
+}
+
+pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let clock = Arc::new(SystemClock);
+    let service_key = settings.server.service_key()?;
+    let verifier = Verifier::new(clock.clone(), service_key.public());
+    let auth = AuthLayer::new(verifier.clone(), messaging::policy);
+    let listening = Listening::begin(
+        settings.server.listen,
+        &messaging::SERVICES,
+        auth,
+        ServerConfig::default(),
+    )
+    .await?;
+    if settings.messaging.advertised_edge.is_empty() {
+        settings.messaging.advertised_edge = listening.address().to_string();
+    }
+
+    let identity = ServiceIdentity::new("messaging", service_key, clock.clone());
+    let profile = || channel::replicas(settings.profile_addresses.clone());
+    let tasks = Tasks::new();
+    keep_user_keys(verifier.clone(), identity.on(profile()), &tasks);
+    let postgres = &settings.postgres;
+    let Some(store) = wait_for("postgres", &stop, || PostgresStore::open(postgres)).await? else {
+        return Ok(());
+    };
+    let kafka = &settings.kafka;
+    let Some(log) = wait_for("kafka", &stop, || KafkaLog::open(kafka.clone())).await? else {
+        return Ok(());
+    };
+    let log = Arc::new(log);
+
+    let registries = settings
+        .presence
+        .iter()
+        .map(|replica| {
+            let channel = channel::replicas(vec![replica.address.clone()]);
+            (replica.name.clone(), identity.on(channel))
+        })
+        .collect();
+    let to_edges = identity.clone();
+    let messaging = messaging::start(
+        settings.messaging.clone(),
+        Deps {
+            log: log.clone() as Arc<dyn EventLog>,
+            store: Arc::new(store),
+            clock,
+            verifier,
+            profile: identity.on(profile()),
+            registry: registries,
+            connect: Arc::new(
+                move |edge| Ok(to_edges.on(channel::replicas(vec![edge.to_owned()]))),
+            ),
+        },
+    )
+    .await?;
+    let mut routes = RoutesBuilder::default();
+    messaging.add_to(&mut routes);
+    listening.open(routes, Some(gateway(&settings))).await;
+
+    while stop
+        .run_until_cancelled(tokio::time::sleep(process::HEALTH_INTERVAL))
+        .await
+        .is_some()
+    {
+        listening.set_serving(messaging.is_healthy()).await;
+    }
+    listening.set_serving(false).await;
+    messaging.stop(STOP_DEADLINE).await;
+    listening.stop(STOP_DEADLINE).await;
+    tasks.stop(STOP_DEADLINE).await;
+    log.close().await;
+    Ok(())
+}
+
+/// Clients reach everything through the edge that holds their session.
+fn gateway(settings: &Settings) -> Gateway {
+    let profile = channel::replicas(settings.profile_addresses.clone());
+    // Any replica of presence answers for all.
+    let addresses = settings.presence.iter().map(|r| r.address.clone());
+    let presence = channel::replicas(addresses.collect());
+    let to_profile = PASSED_ON_TO_PROFILE.map(|service| (service, profile.clone()));
+    let to_presence = PASSED_ON_TO_PRESENCE.map(|service| (service, presence.clone()));
+    Gateway::new(to_profile.into_iter().chain(to_presence))
+}

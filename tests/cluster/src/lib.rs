@@ -1,0 +1,378 @@
+//! A whole cluster on this machine: real Kafka, real PostgreSQL, and several processes of each
+//! service, on free ports, with all data in one folder that goes with it.
+//!
+//! `cargo run --release -p cluster` starts one for people. Tests start one with a proxy on every way
+//! between its parts, kill and stop and cut off what they like, and look what becomes of it.
+
+mod links;
+mod node;
+mod settings;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use runtime::auth::KeyPair;
+use servers::{
+    kafka::{self, Kafka},
+    postgres::{Postgres, PostgresOptions},
+    process::Signal,
+};
+use tempfile::TempDir;
+use tokio::task::block_in_place;
+use tonic::transport::Endpoint;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+pub use links::{Link, LinkState};
+pub use node::{Node, Service};
+
+/// How long a process may take until it serves; a second on an idle machine.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a process may take to stop when it is asked to; then it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(25);
+/// The name of PostgreSQL among the nodes.
+const POSTGRES: &str = "postgres";
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Kafka brokers: 1, or 3 that replicate.
+    pub brokers: usize,
+    /// Processes of messaging.
+    pub messaging: usize,
+    /// Processes of profile.
+    pub profile: usize,
+    /// Processes of presence.
+    pub presence: usize,
+    /// Whether every way between two parts, and from clients, goes through a [`Link`].
+    pub linked: bool,
+    /// Partitions of each topic.
+    pub partitions: u32,
+    /// Whether PostgreSQL syncs to the disk.
+    pub durable: bool,
+    /// Whether limits of rates are far away and passwords cost nothing: for traffic of machines.
+    pub relaxed: bool,
+    /// libfaketime, if the clocks of nodes are to be moved.
+    pub faketime: Option<PathBuf>,
+    /// How dead sequencers are noticed.
+    pub groups: kafka::GroupSettings,
+    /// Where everything is kept; a temporary folder otherwise.
+    pub folder: Option<PathBuf>,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            brokers: 1,
+            messaging: 2,
+            profile: 2,
+            presence: 2,
+            linked: false,
+            // Each node has some of them, also when one is gone; fewer make fuller batches.
+            partitions: 4,
+            durable: true,
+            relaxed: false,
+            faketime: None,
+            groups: kafka::GroupSettings::default(),
+            folder: None,
+        }
+    }
+}
+
+/// A running cluster. Nothing of it is left when it is dropped, or when its process is killed.
+#[derive(Debug)]
+pub struct Cluster {
+    // In the order in which they go: who needs others first.
+    nodes: BTreeMap<String, Node>,
+    links: BTreeMap<String, Link>,
+    kafka: Kafka,
+    postgres: Postgres,
+    folder: PathBuf,
+    _temporary: Option<TempDir>,
+    options: ClusterOptions,
+}
+
+impl Cluster {
+    /// Starts everything, and waits until all services say that they serve. Needs a runtime with
+    /// several threads.
+    pub async fn start(options: ClusterOptions) -> Result<Self> {
+        let temporary = match &options.folder {
+            Some(_) => None,
+            None => Some(tempfile::Builder::new().prefix("cluster-").tempdir()?),
+        };
+        let folder = match (&options.folder, &temporary) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(folder)) => folder.path().to_owned(),
+            (None, None) => bail!("no folder"),
+        };
+        fs::create_dir_all(&folder)?;
+        let folder = folder.canonicalize()?;
+        make_keys(&folder)?;
+        let nodes = settings::place_nodes(&options, &folder)?;
+        let links = settings::open_links(&options, &nodes).await?;
+        let (kafka, postgres) =
+            block_in_place(|| start_servers(&options, &folder, &nodes, &links))?;
+        let mut cluster = Self {
+            nodes,
+            links,
+            kafka,
+            postgres,
+            folder,
+            _temporary: temporary,
+            options,
+        };
+        cluster.lead_links()?;
+        cluster.write_settings()?;
+        for node in cluster.nodes.values_mut() {
+            node.start()?;
+        }
+        let names: Vec<String> = cluster.nodes.keys().cloned().collect();
+        for name in names {
+            cluster.wait_until_serving(&name).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Where clients reach messaging, and everything else through it: one url for each node, through
+    /// its link if there are links.
+    pub fn urls(&self) -> Vec<String> {
+        let edges = self.nodes.values().filter(|node| node.service == Service::Messaging);
+        let address = |node: &Node| match self.links.get(&format!("client>{}", node.name)) {
+            Some(link) => link.address(),
+            None => node.address,
+        };
+        edges.map(|node| format!("http://{}", address(node))).collect()
+    }
+
+    /// The names of everything that can be killed: `messaging-0`, `kafka-0`, `postgres`.
+    pub fn nodes(&self) -> Vec<String> {
+        let brokers = (0..self.options.brokers).map(|at| format!("kafka-{at}"));
+        let services = self.nodes.keys().cloned();
+        services.chain(brokers).chain([POSTGRES.to_owned()]).collect()
+    }
+
+    /// The names of all links: `messaging-0>kafka-1`, `client>messaging-0`, and
+    /// `messaging>messaging-0` for the way to a node's edge from all others.
+    pub fn links(&self) -> Vec<String> {
+        self.links.keys().cloned().collect()
+    }
+
+    /// Where a service process listens, without a link.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.nodes.get(name).map(|node| node.address)
+    }
+
+    /// The process of a node; none while it is down.
+    pub fn pid(&mut self, name: &str) -> Option<u32> {
+        if name == POSTGRES {
+            return self.postgres.pid();
+        }
+        match broker_number(name) {
+            Some(at) => self.kafka.brokers().get(at)?.pid(),
+            None => self.nodes.get(name)?.pid(),
+        }
+    }
+
+    /// Where logs, settings and data are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The addresses of all brokers.
+    pub fn bootstrap_servers(&self) -> String {
+        self.kafka.bootstrap_servers()
+    }
+
+    /// The url of a service's database.
+    pub fn database(&self, service: Service) -> String {
+        self.postgres.url(service.name())
+    }
+
+    /// Changes what a link does.
+    pub fn set_link(&self, name: &str, state: LinkState) -> Result<()> {
+        let link = self.links.get(name);
+        link.with_context(|| format!("no link {name}"))?.set(state);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        block_in_place(|| {
+            if name == POSTGRES {
+                return self.postgres.kill();
+            }
+            match broker_number(name) {
+                Some(at) => self.broker(at)?.kill(),
+                None => self.node(name)?.kill(),
+            }
+        })
+    }
+
+    /// SIGSTOP: it keeps its connections and does nothing.
+    pub fn pause(&mut self, name: &str) -> Result<()> {
+        if name == POSTGRES {
+            return self.postgres.pause();
+        }
+        match broker_number(name) {
+            Some(at) => self.broker(at)?.pause(),
+            None => self.node(name)?.signal(Signal::STOP),
+        }
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self, name: &str) -> Result<()> {
+        if name == POSTGRES {
+            return self.postgres.resume();
+        }
+        match broker_number(name) {
+            Some(at) => self.broker(at)?.resume(),
+            None => self.node(name)?.signal(Signal::CONT),
+        }
+    }
+
+    /// Starts a node in its old place, and waits until it serves.
+    pub async fn start_again(&mut self, name: &str) -> Result<()> {
+        if name == POSTGRES {
+            return block_in_place(|| self.postgres.start_again());
+        }
+        if let Some(at) = broker_number(name) {
+            return block_in_place(|| self.broker(at)?.start_again());
+        }
+        self.node(name)?.start()?;
+        self.wait_until_serving(name).await
+    }
+
+    /// Starts a service process, and does not wait for it: it may have to wait for others.
+    pub fn launch(&mut self, name: &str) -> Result<()> {
+        self.node(name)?.start()
+    }
+
+    /// Asks a service process to stop, and waits until it has. Answers whether it did so in time; it is
+    /// gone in any case.
+    pub async fn terminate(&mut self, name: &str) -> Result<bool> {
+        self.node(name)?.signal(Signal::TERM)?;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while Instant::now() < deadline {
+            if self.node(name)?.has_ended() {
+                return Ok(true);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        self.node(name)?.kill()?;
+        Ok(false)
+    }
+
+    /// Moves the clock of a service process by so many seconds from the true time. Needs
+    /// [`ClusterOptions::faketime`]; monotonic time goes on as ever.
+    pub fn set_clock(&mut self, name: &str, offset_seconds: i64) -> Result<()> {
+        ensure!(self.options.faketime.is_some(), "started without libfaketime");
+        self.node(name)?;
+        settings::write_clock(&self.folder, name, offset_seconds)
+    }
+
+    /// Service processes that are down though nobody killed them.
+    pub fn died(&mut self) -> Vec<String> {
+        let died = |(name, node): (&String, &mut Node)| {
+            (node.pid().is_some() && !node.is_running()).then(|| name.clone())
+        };
+        self.nodes.iter_mut().filter_map(died).collect()
+    }
+
+    /// What a service process has logged.
+    pub fn log(&self, name: &str) -> String {
+        let log = self.nodes.get(name).map(Node::log_file);
+        log.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+
+    /// Waits until a service process says over health that it serves.
+    pub async fn wait_until_serving(&mut self, name: &str) -> Result<()> {
+        let (address, service) = {
+            let node = self.node(name)?;
+            (node.address, node.service)
+        };
+        let channel = Endpoint::from_shared(format!("http://{address}"))?
+            .timeout(Duration::from_secs(1))
+            .connect_lazy();
+        let mut health = HealthClient::new(channel);
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let request = HealthCheckRequest {
+                service: service.grpc_service().to_owned(),
+            };
+            if let Ok(answer) = health.check(request).await
+                && answer.into_inner().status() == ServingStatus::Serving
+            {
+                return Ok(());
+            }
+            let log = || self.log(name);
+            ensure!(
+                Instant::now() < deadline,
+                "{name} does not serve; its log:\n{}",
+                log()
+            );
+            if !self.node(name)?.is_running() {
+                bail!("{name} has ended; its log:\n{}", self.log(name));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn node(&mut self, name: &str) -> Result<&mut Node> {
+        let node = self.nodes.get_mut(name);
+        node.with_context(|| format!("no node {name}"))
+    }
+
+    fn broker(&mut self, at: usize) -> Result<&mut kafka::Broker> {
+        self.kafka.brokers().get_mut(at).context("no such broker")
+    }
+}
+
+fn broker_number(name: &str) -> Option<usize> {
+    name.strip_prefix("kafka-")?.parse().ok()
+}
+
+/// The keys that all processes share.
+fn make_keys(folder: &Path) -> Result<()> {
+    for key in [settings::SERVICE_KEY, settings::USER_KEY] {
+        KeyPair::load_or_create(&folder.join(key))?;
+    }
+    Ok(())
+}
+
+fn start_servers(
+    options: &ClusterOptions,
+    folder: &Path,
+    nodes: &BTreeMap<String, Node>,
+    links: &BTreeMap<String, Link>,
+) -> Result<(Kafka, Postgres)> {
+    let kafka_options = kafka::Options {
+        brokers: options.brokers,
+        folder: Some(folder.join("kafka")),
+        groups: options.groups.clone(),
+        extra_listeners: settings::listeners(options, nodes, links)?,
+        short_lived: false,
+        ..kafka::Options::default()
+    };
+    let postgres_options = match options.durable {
+        true => PostgresOptions::durable(),
+        false => PostgresOptions::fast(),
+    };
+    std::thread::scope(|scope| {
+        let kafka = scope.spawn(|| Kafka::start(&kafka_options));
+        let postgres = Postgres::start(postgres_options)?;
+        for service in Service::ALL {
+            postgres.create_database(service.name())?;
+        }
+        let kafka = kafka.join().unwrap_or_else(|_| bail!("starting Kafka panicked"))?;
+        Ok((kafka, postgres))
+    })
+}

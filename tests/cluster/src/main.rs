@@ -1,0 +1,131 @@
+//! `cargo run --release -p cluster`: a whole messenger on this machine, until Ctrl-C.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use cluster::{Cluster, ClusterOptions, Service};
+
+mod failover;
+
+/// Starts Kafka, PostgreSQL and several processes of each service on free ports.
+#[derive(Debug, Parser)]
+#[command(name = "cluster", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    size: Size,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start it and leave it running until Ctrl-C (what happens without a command, too)
+    Up,
+    /// Kill sequencers with -9, and measure how long their conversations wait for the next ack
+    Failover {
+        /// How often
+        #[arg(long, default_value_t = 20)]
+        kills: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Size {
+    /// Kafka brokers: 1, or 3 that replicate
+    #[arg(long, global = true, default_value_t = 1)]
+    brokers: usize,
+    /// Processes of messaging
+    #[arg(long, global = true, default_value_t = 2)]
+    messaging: usize,
+    /// Processes of profile
+    #[arg(long, global = true, default_value_t = 2)]
+    profile: usize,
+    /// Processes of presence
+    #[arg(long, global = true, default_value_t = 2)]
+    presence: usize,
+    /// Partitions of each topic
+    #[arg(long, global = true, default_value_t = 4)]
+    partitions: u32,
+    /// Where everything is kept; a temporary folder otherwise, which goes at the end
+    #[arg(long, global = true, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// No limits of rates, and passwords that cost nothing: for the load program and for replays
+    #[arg(long, global = true)]
+    relaxed: bool,
+}
+
+impl Size {
+    fn options(&self) -> ClusterOptions {
+        ClusterOptions {
+            brokers: self.brokers,
+            messaging: self.messaging,
+            profile: self.profile,
+            presence: self.presence,
+            partitions: self.partitions,
+            folder: self.folder.clone(),
+            relaxed: self.relaxed,
+            ..ClusterOptions::default()
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        None | Some(Command::Up) => up(arguments.size.options()).await,
+        Some(Command::Failover { kills }) => failover::run(arguments.size.options(), kills).await,
+    }
+}
+
+async fn up(options: ClusterOptions) -> Result<()> {
+    println!("starting Kafka, PostgreSQL and the services; Ctrl-C ends it");
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(options) => cluster?,
+        interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+    };
+    println!("{}", greeting(&mut cluster));
+    let mut died_before = Vec::new();
+    loop {
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                break;
+            }
+            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {
+                let died = cluster.died();
+                for name in died.iter().filter(|name| !died_before.contains(*name)) {
+                    eprintln!("{name} has ended; its log:\n{}", cluster.log(name));
+                }
+                died_before = died;
+            }
+        }
+    }
+    println!("stopping");
+    Ok(())
+}
+
+/// What a person wants to know first.
+fn greeting(cluster: &mut Cluster) -> String {
+    let urls = cluster.urls().join(",");
+    let mut lines = vec![format!("\nclients reach it at {urls}\n")];
+    for name in cluster.nodes() {
+        let address = match (cluster.address(&name), name.as_str()) {
+            (Some(address), _) => format!("http://{address}"),
+            (None, "postgres") => cluster.database(Service::Messaging),
+            (None, _) => cluster.bootstrap_servers(),
+        };
+        let pid = cluster.pid(&name).unwrap_or_default();
+        lines.push(format!("  {name:<13} {address}  pid {pid}"));
+    }
+    lines.push(format!(
+        "\nlogs and settings are in {}\n\n\
+         try it in other terminals (any password of 8 characters), and kill -9 what you like:\n\n  \
+         cargo run --release -p messenger -- --server {urls} --as ada register ada\n  \
+         cargo run --release -p messenger -- --server {urls} --as grace register grace\n  \
+         cargo run --release -p messenger -- --server {urls} --as ada chat grace\n",
+        cluster.folder().display(),
+    ));
+    lines.join("\n")
+}

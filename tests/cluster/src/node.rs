@@ -1,0 +1,152 @@
+//! One service process of the cluster: its settings file, its place, and its life.
+
+use std::{
+    fmt, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use servers::process::{Process, Signal};
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// Edge, sequencer and inbox reader.
+    Messaging,
+    /// Accounts and profiles.
+    Profile,
+    /// The registry of sessions.
+    Presence,
+}
+
+impl Service {
+    /// Every service, in the order in which a cluster is started.
+    pub const ALL: [Self; 3] = [Self::Profile, Self::Presence, Self::Messaging];
+
+    /// Also the name of its program and of its database.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Messaging => "messaging",
+            Self::Profile => "profile",
+            Self::Presence => "presence",
+        }
+    }
+
+    /// A service whose state its health is asked for.
+    pub(crate) const fn grpc_service(self) -> &'static str {
+        match self {
+            Self::Messaging => "messenger.messaging.v1.MessagingService",
+            Self::Profile => "messenger.profile.v1.AccountService",
+            Self::Presence => "messenger.presence.v1.PresenceService",
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A process of a service; may be down. Killed when it is dropped.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) service: Service,
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    program: PathBuf,
+    folder: PathBuf,
+    environment: Vec<(String, String)>,
+    process: Option<Process>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        service: Service,
+        name: String,
+        address: SocketAddr,
+        folder: &Path,
+        environment: Vec<(String, String)>,
+    ) -> Result<Self> {
+        Ok(Self {
+            service,
+            name,
+            address,
+            program: servers::program(service.name())?,
+            folder: folder.to_owned(),
+            environment,
+            process: None,
+        })
+    }
+
+    /// Writes the settings that it starts with from now on.
+    pub(crate) fn set_settings(&self, toml: &str) -> Result<()> {
+        fs::write(self.settings_file(), toml).context("cannot write settings")
+    }
+
+    fn settings_file(&self) -> PathBuf {
+        self.folder.join(format!("{}.toml", self.name))
+    }
+
+    /// Where its log is.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join(format!("{}.log", self.name))
+    }
+
+    /// Starts it, unless it runs.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        if self.is_running() {
+            return Ok(());
+        }
+        let program = self.program.display().to_string();
+        let settings = self.settings_file().display().to_string();
+        let process = Process::start_with(
+            &program,
+            &["--config".to_owned(), settings],
+            &self.environment,
+            &self.folder,
+            &self.log_file(),
+        );
+        self.process = Some(process?);
+        Ok(())
+    }
+
+    /// Whether its process has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Its process, if it was not killed.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
+        let process = self.process.as_mut();
+        process.with_context(|| format!("{} is down", self.name))?.signal(signal)
+    }
+
+    /// SIGKILL. Does nothing if it is down.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets a process that has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        if self.is_running() {
+            return false;
+        }
+        self.process = None;
+        true
+    }
+}
+
+/// A free port for a server that will listen there again after it was killed: one that the kernel does
+/// not give to outgoing connections.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    servers::free_port().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}

@@ -1,0 +1,282 @@
+//! What each process of the cluster is told: where the others are, over which links.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use servers::kafka::ExtraListener;
+
+use crate::{
+    Cluster, ClusterOptions, Link, Node, Service,
+    node::free_address,
+};
+
+/// The key that services sign their calls with.
+pub(crate) const SERVICE_KEY: &str = "service.pem";
+/// The key that profile signs tokens of users with.
+pub(crate) const USER_KEY: &str = "users.pem";
+
+/// Finds a place for every process.
+pub(crate) fn place_nodes(
+    options: &ClusterOptions,
+    folder: &Path,
+) -> Result<BTreeMap<String, Node>> {
+    let mut nodes = BTreeMap::new();
+    for service in Service::ALL {
+        let count = match service {
+            Service::Messaging => options.messaging,
+            Service::Profile => options.profile,
+            Service::Presence => options.presence,
+        };
+        for at in 0..count {
+            let name = format!("{service}-{at}");
+            let environment = environment(options, folder, &name)?;
+            let node = Node::new(service, name.clone(), free_address()?, folder, environment)?;
+            nodes.insert(name, node);
+        }
+    }
+    Ok(nodes)
+}
+
+fn environment(
+    options: &ClusterOptions,
+    folder: &Path,
+    name: &str,
+) -> Result<Vec<(String, String)>> {
+    let Some(library) = &options.faketime else {
+        return Ok(Vec::new());
+    };
+    write_clock(folder, name, 0)?;
+    let clock = folder.join(format!("{name}.clock"));
+    let pairs = [
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ];
+    Ok(pairs.map(|(key, value)| (key.to_owned(), value)).into())
+}
+
+/// Tells a process that was started with libfaketime how far its clock is from the true time.
+pub(crate) fn write_clock(folder: &Path, name: &str, offset_seconds: i64) -> Result<()> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    // Replaced in one step: it is read at any moment.
+    let new = folder.join(format!("{name}.clock.{since}"));
+    fs::write(&new, format!("{offset_seconds:+}s\n"))?;
+    fs::rename(new, folder.join(format!("{name}.clock"))).context("cannot set the clock")
+}
+
+/// The parts that a service calls, besides Kafka and PostgreSQL.
+const fn calls(service: Service) -> &'static [Service] {
+    match service {
+        Service::Messaging => &[Service::Profile, Service::Presence],
+        Service::Profile => &[],
+        Service::Presence => &[Service::Presence],
+    }
+}
+
+const fn uses_kafka(service: Service) -> bool {
+    !matches!(service, Service::Presence)
+}
+
+/// Opens all links; where they lead to is said when it is known.
+pub(crate) async fn open_links(
+    options: &ClusterOptions,
+    nodes: &BTreeMap<String, Node>,
+) -> Result<BTreeMap<String, Link>> {
+    let mut names = Vec::new();
+    if options.linked {
+        for node in nodes.values() {
+            let from = &node.name;
+            names.push(format!("{from}>postgres"));
+            if uses_kafka(node.service) {
+                names.extend((0..options.brokers).map(|at| format!("{from}>kafka-{at}")));
+            }
+            let called = nodes.values().filter(|to| {
+                calls(node.service).contains(&to.service) && to.name != *from
+            });
+            names.extend(called.map(|to| format!("{from}>{}", to.name)));
+            if node.service == Service::Messaging {
+                names.push(format!("client>{from}"));
+                names.push(format!("messaging>{from}"));
+            }
+        }
+    }
+    let mut links = BTreeMap::new();
+    for name in names {
+        links.insert(name.clone(), Link::open(name).await?);
+    }
+    Ok(links)
+}
+
+/// The listeners of Kafka that lead each process through its own links.
+pub(crate) fn listeners(
+    options: &ClusterOptions,
+    nodes: &BTreeMap<String, Node>,
+    links: &BTreeMap<String, Link>,
+) -> Result<Vec<ExtraListener>> {
+    if !options.linked {
+        return Ok(Vec::new());
+    }
+    let of = |node: &Node| {
+        let advertised = (0..options.brokers).map(|at| {
+            let link = links.get(&format!("{}>kafka-{at}", node.name));
+            Ok(link.context("no link")?.address().to_string())
+        });
+        Ok(ExtraListener {
+            name: listener_name(&node.name),
+            advertised: advertised.collect::<Result<_>>()?,
+        })
+    };
+    let readers = nodes.values().filter(|node| uses_kafka(node.service));
+    readers.map(of).collect()
+}
+
+fn listener_name(node: &str) -> String {
+    node.to_uppercase().replace('-', "_")
+}
+
+impl Cluster {
+    /// Says of each link where it leads to.
+    pub(crate) fn lead_links(&mut self) -> Result<()> {
+        let postgres = SocketAddr::from(([127, 0, 0, 1], self.postgres.port()));
+        for link in self.links.values() {
+            let (from, to) = link.name().split_once('>').context("a link has two ends")?;
+            let target = match (to, crate::broker_number(to)) {
+                ("postgres", _) => postgres,
+                (_, Some(at)) => {
+                    let broker = self.kafka.brokers().get(at).context("no such broker")?;
+                    broker.listener(&listener_name(from)).context("no listener")?
+                }
+                (to, None) => self.nodes.get(to).context("no such node")?.address,
+            };
+            link.lead_to(target);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_settings(&self) -> Result<()> {
+        for node in self.nodes.values() {
+            node.set_settings(&self.settings(node)?)?;
+        }
+        Ok(())
+    }
+
+    /// The address of `to` for `from`: that of the link, if there is one.
+    fn way(&self, from: &str, to: &str, direct: impl FnOnce() -> String) -> String {
+        let link = self.links.get(&format!("{from}>{to}"));
+        link.map_or_else(direct, |link| link.address().to_string())
+    }
+
+    fn settings(&self, node: &Node) -> Result<String> {
+        let name = &node.name;
+        let mut toml = format!(
+            "[server]\nlisten = '{}'\nservice_key_file = '{}'\n\n[postgres]\nurl = '{}'\n\n",
+            node.address,
+            self.folder.join(SERVICE_KEY).display(),
+            self.database_url(name, node.service),
+        );
+        if uses_kafka(node.service) {
+            write!(toml, "[kafka]\n{}\n", self.kafka_settings(name))?;
+        }
+        match node.service {
+            Service::Messaging => self.messaging_settings(node, &mut toml)?,
+            Service::Profile => {
+                let key = self.folder.join(USER_KEY);
+                write!(toml, "[profile]\n")?;
+                if self.options.relaxed {
+                    write!(toml, "registrations_burst = 1000000\n")?;
+                }
+                // Tables last: what follows a table belongs to it.
+                if self.options.relaxed {
+                    write!(toml, "[profile.argon2]\nmemory_kib = 8\npasses = 1\nlanes = 1\n")?;
+                }
+                toml.insert_str(0, &format!("user_key_file = '{}'\n\n", key.display()));
+            }
+            Service::Presence => {
+                write!(toml, "[presence]\nname = '{name}'\n\n")?;
+                self.replicas(name, "presence.replicas", &mut toml)?;
+            }
+        }
+        Ok(toml)
+    }
+
+    fn messaging_settings(&self, node: &Node, toml: &mut String) -> Result<()> {
+        let name = &node.name;
+        let profiles = self.of(Service::Profile).map(|profile| {
+            let address = self.way(name, &profile.name, || profile.address.to_string());
+            format!("'{address}'")
+        });
+        let profiles = profiles.collect::<Vec<_>>().join(", ");
+        let edge = self.way("messaging", name, || node.address.to_string());
+        toml.insert_str(0, &format!("profile_addresses = [{profiles}]\n\n"));
+        write!(toml, "[messaging]\nadvertised_edge = '{edge}'\n")?;
+        if self.options.relaxed {
+            write!(
+                toml,
+                "session_frames_per_second = 1000000\nsession_burst = 1000000\n\
+                 calls_per_second = 1000000\ncalls_burst = 1000000\n"
+            )?;
+        }
+        writeln!(toml)?;
+        self.replicas(name, "presence", toml)
+    }
+
+    fn replicas(&self, from: &str, key: &str, toml: &mut String) -> Result<()> {
+        for replica in self.of(Service::Presence) {
+            let address = self.way(from, &replica.name, || replica.address.to_string());
+            write!(
+                toml,
+                "[[{key}]]\nname = '{}'\nurl = 'http://{address}'\n\n",
+                replica.name
+            )?;
+        }
+        Ok(())
+    }
+
+    fn of(&self, service: Service) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(move |node| node.service == service)
+    }
+
+    fn database_url(&self, from: &str, service: Service) -> String {
+        let direct = self.postgres.url(service.name());
+        match self.links.get(&format!("{from}>postgres")) {
+            Some(link) => direct.replace(
+                &format!(":{}/", self.postgres.port()),
+                &format!(":{}/", link.address().port()),
+            ),
+            None => direct,
+        }
+    }
+
+    fn kafka_settings(&self, from: &str) -> String {
+        let links = (0..self.options.brokers)
+            .filter_map(|at| self.links.get(&format!("{from}>kafka-{at}")))
+            .map(|link| link.address().to_string());
+        let linked: Vec<String> = links.collect();
+        let servers = match linked.is_empty() {
+            true => self.kafka.bootstrap_servers(),
+            false => linked.join(","),
+        };
+        let copies = self.options.brokers;
+        // A lone broker confirms alone; of three, one may be down.
+        let (in_sync, dev) = if copies < 3 { (1, true) } else { (2, false) };
+        let mut toml = format!(
+            "bootstrap_servers = '{servers}'\nclient_id = '{from}'\n\
+             replication_factor = {copies}\nmin_insync_replicas = {in_sync}\ndev = {dev}\n\n"
+        );
+        for topic in ["messages", "fanout", "inbox", "offline"] {
+            let partitions = self.options.partitions;
+            toml.push_str(&format!(
+                "[kafka.topics.{topic}]\npartitions = {partitions}\n\n"
+            ));
+        }
+        toml
+    }
+}
