@@ -9,6 +9,8 @@ use runtime::ids::{ConversationId, MessageId, UserId};
 
 use crate::model::{ConversationState, Event, InboxChange, InboxHead, InboxRow};
 
+#[cfg(feature = "distributed")]
+pub mod postgres;
 pub mod sqlite;
 pub mod suite;
 
