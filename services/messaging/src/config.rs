@@ -2,12 +2,17 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// The settings of messaging.
-#[derive(Debug, Clone)]
+use serde::Deserialize;
+
+/// The settings of messaging. In a file, times are in milliseconds and their keys end in `_ms`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where other nodes reach this node's edge.
+    /// Where other nodes reach this node's edge. A process of its own that is not told takes the
+    /// address that it listens on.
     pub advertised_edge: String,
     /// How often a session hears the version of its user's inbox. Shorter heals faster and costs more.
+    #[serde(rename = "heartbeat_interval_ms", with = "runtime::serde_ms")]
     pub heartbeat_interval: Duration,
     /// Frames that a session may send a second, sustained.
     pub session_frames_per_second: NonZeroU32,
@@ -20,6 +25,7 @@ pub struct Config {
     /// Calls that a user may make at once after a pause.
     pub calls_burst: NonZeroU32,
     /// How long sessions are told to spread their reconnects when the node stops.
+    #[serde(rename = "drain_ms", with = "runtime::serde_ms")]
     pub drain: Duration,
 }
 
@@ -27,7 +33,7 @@ impl Default for Config {
     fn default() -> Self {
         let number = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         Self {
-            advertised_edge: "local".to_owned(),
+            advertised_edge: String::new(),
             heartbeat_interval: Duration::from_secs(30),
             // A person sends one a second; a device that catches up with unsent messages some hundred.
             session_frames_per_second: number(100),

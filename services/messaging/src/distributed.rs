@@ -13,8 +13,9 @@ use runtime::{
     clock::SystemClock,
     gateway::Gateway,
     postgres::PostgresConfig,
-    process::{Listening, ProcessConfig, STOP_DEADLINE, wait_for},
+    process::{HEALTH_INTERVAL, Listening, ProcessConfig, STOP_DEADLINE, wait_for},
     server::ServerConfig,
+    shards::Replica,
     shutdown::{CancellationToken, Tasks},
 };
 use serde::Deserialize;
@@ -44,16 +45,6 @@ pub(crate) struct Settings {
     /// Messaging itself.
     #[serde(default)]
     messaging: messaging::Config,
-}
-
-/// One replica of a service whose replicas differ.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Replica {
-    /// The same in the settings of every process.
-    name: String,
-    /// `host:port`.
-    address: String,
 }
 
 pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
@@ -115,7 +106,7 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
     listening.open(routes, Some(gateway(&settings))).await;
 
     while stop
-        .run_until_cancelled(tokio::time::sleep(process::HEALTH_INTERVAL))
+        .run_until_cancelled(tokio::time::sleep(HEALTH_INTERVAL))
         .await
         .is_some()
     {

@@ -51,6 +51,13 @@ pub enum ConfigError {
     Invalid(String),
 }
 
+impl ConfigError {
+    /// What is wrong with one setting.
+    pub fn setting(key: &str, problem: &dyn std::fmt::Display) -> Self {
+        Self::Invalid(format!("setting `{key}`: {problem}"))
+    }
+}
+
 /// Reads the settings of a process.
 pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
     let mut figment = Figment::new();

@@ -7,7 +7,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -21,8 +21,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     auth::{AuthLayer, KeyPair},
-    config::{self, Sources},
+    config::{self, ConfigError, Sources},
     gateway::Gateway,
+    postgres::OpenError,
     server::{self, ServerConfig, Stage},
     shutdown::{self, CancellationToken, Tasks},
     telemetry,
@@ -30,6 +31,8 @@ use crate::{
 
 /// How long what is open may take to end after a signal; then it is cut. Kubernetes kills after 30 s.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// How often a process looks whether its parts still work, for its health.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// First and longest pause between looks at a server that is away.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -49,8 +52,14 @@ impl ProcessConfig {
     /// The key of the services.
     pub fn service_key(&self) -> anyhow::Result<KeyPair> {
         // Never made here: a key that one process has alone opens nothing.
-        KeyPair::load(&self.service_key_file).context("setting `server.service_key_file`")
+        load_key("server.service_key_file", &self.service_key_file)
     }
+}
+
+/// The key in the file that a setting names.
+pub fn load_key(setting: &str, file: &Path) -> anyhow::Result<KeyPair> {
+    let key = KeyPair::load(file);
+    Ok(key.map_err(|error| ConfigError::setting(setting, &error))?)
 }
 
 /// Runs a process until it is asked to stop. `run` gets the settings, and a token that is cancelled
@@ -78,7 +87,10 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<ConfigError>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -196,15 +208,26 @@ impl NotThere {
     }
 }
 
+impl From<OpenError> for NotThere {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Unavailable(_) => Self::away(&error),
+            OpenError::Config(_) => Self::wrong(ConfigError::setting("postgres", &error)),
+            error => Self::wrong(error),
+        }
+    }
+}
+
 /// Tries until `what` is there, `None` if the process is to stop before. Says once that it waits, and
 /// once that it need not any more.
-pub async fn wait_for<T, F>(
+pub async fn wait_for<T, E, F>(
     what: &'static str,
     stop: &CancellationToken,
     mut attempt: impl FnMut() -> F,
 ) -> anyhow::Result<Option<T>>
 where
-    F: Future<Output = Result<T, NotThere>>,
+    F: Future<Output = Result<T, E>>,
+    E: Into<NotThere>,
 {
     let mut pause = WAIT_MIN;
     let mut waiting_since = None;
@@ -212,7 +235,7 @@ where
         let Some(attempted) = stop.run_until_cancelled(attempt()).await else {
             return Ok(None);
         };
-        match attempted {
+        match attempted.map_err(Into::into) {
             Ok(there) => {
                 if let Some(since) = waiting_since {
                     let since: Instant = since;

@@ -12,6 +12,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "messenger";
 
+/// When to try again what a part that is away was needed for: parts are replaced within seconds, and
+/// who waits should not add much to that.
+const UNAVAILABLE_RETRY: Duration = Duration::from_millis(500);
+
 /// An error for a caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", reason.info_name())]
@@ -67,10 +71,15 @@ impl ApiError {
         Self::new(ErrorReason::Internal, "internal error")
     }
 
-    /// A part that the call needs is away. The cause goes to the log of the server.
+    /// A part that the call needs is away. Whoever watches that part says so once in the log; here it
+    /// would be said once a call.
     pub fn unavailable(cause: &dyn std::fmt::Display) -> Self {
-        tracing::warn!(%cause, "unavailable");
-        Self::new(ErrorReason::Unavailable, "temporarily unavailable")
+        tracing::debug!(%cause, "unavailable");
+        Self::retry_after(
+            ErrorReason::Unavailable,
+            "temporarily unavailable",
+            UNAVAILABLE_RETRY,
+        )
     }
 
     /// The gRPC code of the error.

@@ -65,7 +65,11 @@ impl Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             data,
-            messaging: messaging::Config::default(),
+            messaging: messaging::Config {
+                // There is no other edge to tell it from.
+                advertised_edge: "local".to_owned(),
+                ..messaging::Config::default()
+            },
             profile: profile::config::Config::default(),
             presence: presence::Config::default(),
             server: ServerConfig::default(),

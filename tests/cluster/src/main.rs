@@ -86,6 +86,7 @@ async fn up(options: ClusterOptions) -> Result<()> {
         interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
     };
     println!("{}", greeting(&mut cluster));
+    write_processes(&mut cluster)?;
     let mut died_before = Vec::new();
     loop {
         tokio::select! {
@@ -103,6 +104,18 @@ async fn up(options: ClusterOptions) -> Result<()> {
         }
     }
     println!("stopping");
+    Ok(())
+}
+
+/// For the load program, which measures their CPU time. PostgreSQL's are several.
+fn write_processes(cluster: &mut Cluster) -> Result<()> {
+    let mut lines = String::new();
+    for name in cluster.nodes() {
+        if let Some(pid) = cluster.pid(&name) {
+            lines.push_str(&format!("{name} {pid}\n"));
+        }
+    }
+    std::fs::write(cluster.folder().join("processes"), lines)?;
     Ok(())
 }
 

@@ -77,7 +77,7 @@ const fn calls(service: Service) -> &'static [Service] {
     match service {
         Service::Messaging => &[Service::Profile, Service::Presence],
         Service::Profile => &[],
-        Service::Presence => &[Service::Presence],
+        Service::Presence => &[Service::Profile, Service::Presence],
     }
 }
 
@@ -200,6 +200,7 @@ impl Cluster {
                 toml.insert_str(0, &format!("user_key_file = '{}'\n\n", key.display()));
             }
             Service::Presence => {
+                toml.insert_str(0, &self.profile_addresses(name));
                 write!(toml, "[presence]\nname = '{name}'\n\n")?;
                 self.replicas(name, "presence.replicas", &mut toml)?;
             }
@@ -209,13 +210,8 @@ impl Cluster {
 
     fn messaging_settings(&self, node: &Node, toml: &mut String) -> Result<()> {
         let name = &node.name;
-        let profiles = self.of(Service::Profile).map(|profile| {
-            let address = self.way(name, &profile.name, || profile.address.to_string());
-            format!("'{address}'")
-        });
-        let profiles = profiles.collect::<Vec<_>>().join(", ");
         let edge = self.way("messaging", name, || node.address.to_string());
-        toml.insert_str(0, &format!("profile_addresses = [{profiles}]\n\n"));
+        toml.insert_str(0, &self.profile_addresses(name));
         write!(toml, "[messaging]\nadvertised_edge = '{edge}'\n")?;
         if self.options.relaxed {
             write!(
@@ -226,6 +222,15 @@ impl Cluster {
         }
         writeln!(toml)?;
         self.replicas(name, "presence", toml)
+    }
+
+    fn profile_addresses(&self, from: &str) -> String {
+        let addresses = self.of(Service::Profile).map(|profile| {
+            let address = self.way(from, &profile.name, || profile.address.to_string());
+            format!("'{address}'")
+        });
+        let addresses = addresses.collect::<Vec<_>>().join(", ");
+        format!("profile_addresses = [{addresses}]\n\n")
     }
 
     fn replicas(&self, from: &str, key: &str, toml: &mut String) -> Result<()> {

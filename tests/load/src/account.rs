@@ -35,11 +35,12 @@ pub(crate) struct Device {
 
 /// Makes users with so many devices each.
 pub(crate) async fn create(
-    server: &str,
+    servers: &[String],
     users: usize,
     devices_each: usize,
 ) -> anyhow::Result<Vec<Vec<Device>>> {
-    let channel = Endpoint::from_shared(server.to_owned())?
+    let server = servers.first().context("no server")?;
+    let channel = Endpoint::from_shared(server.clone())?
         .connect()
         .await
         .with_context(|| format!("no server at {server}"))?;

@@ -93,6 +93,9 @@ pub(crate) struct PairFigures {
     pub(crate) delivery_ms: Percentiles,
     /// Of CPU a 1,000 acked messages; the server's with its storage.
     pub(crate) cpu_s_per_1000_server: Option<f64>,
+    /// The same for each process that was listed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) cpu_s_per_1000_by_process: BTreeMap<String, f64>,
     pub(crate) cpu_s_per_1000_load: f64,
     pub(crate) rss_kb_server: Option<u64>,
     /// Acked in the whole run, with warm-up and end.

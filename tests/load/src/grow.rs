@@ -30,7 +30,7 @@ pub(crate) struct Plan {
 }
 
 pub(crate) async fn run(
-    server: &str,
+    servers: &[String],
     server_pid: Option<u32>,
     plan: &Plan,
 ) -> anyhow::Result<GrowFigures> {
@@ -38,13 +38,13 @@ pub(crate) async fn run(
         plan.senders > 0 && plan.in_flight > 0,
         "grow needs senders and messages in flight"
     );
-    let users = account::create(server, 2, plan.senders.div_ceil(2)).await?;
+    let users = account::create(servers, 2, plan.senders.div_ceil(2)).await?;
     let conversation = wire::direct_conversation(&users[0][0].user_id, &users[1][0].user_id);
     // From both users in turn.
     let devices: Vec<_> = (0..plan.senders)
         .map(|n| users[n % 2][n / 2].clone())
         .collect();
-    let wires = pairs::open_all(server, &devices, plan.in_flight).await?;
+    let wires = pairs::open_all(servers, &devices, plan.in_flight).await?;
 
     let run = Run::new(plan.messages)?;
     run.enter(Phase::Measured);

@@ -25,18 +25,18 @@ use crate::{
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(
-    server: &str,
+    servers: &[String],
     server_pid: Option<u32>,
     sessions: usize,
     seconds: Duration,
 ) -> anyhow::Result<IdleFigures> {
     let rss = || server_pid.and_then(process::rss_kib);
     let rss_kb_at_start = rss();
-    let devices = devices(server, sessions).await?;
+    let devices = devices(servers, sessions).await?;
     tokio::time::sleep(SETTLE).await;
 
     let rss_kb_before = rss();
-    let wires = pairs::open_all(server, &devices, 0).await?;
+    let wires = pairs::open_all(servers, &devices, 0).await?;
     let ended = CancellationToken::new();
     let lost = Arc::new(AtomicUsize::new(0));
     let mut held = JoinSet::new();
@@ -74,10 +74,10 @@ pub(crate) async fn run(
 }
 
 /// A session belongs to one device, so there are as many of these.
-async fn devices(server: &str, sessions: usize) -> anyhow::Result<Vec<Device>> {
+async fn devices(servers: &[String], sessions: usize) -> anyhow::Result<Vec<Device>> {
     let users = sessions.div_ceil(DEVICES_PER_USER_MAX);
     let each = sessions.div_ceil(users);
-    let mut devices: Vec<_> = account::create(server, users, each)
+    let mut devices: Vec<_> = account::create(servers, users, each)
         .await?
         .into_iter()
         .flatten()

@@ -27,13 +27,18 @@ use clap::Parser;
 struct Args {
     /// pair-1, pairs-PxI (P pairs, I messages in flight each), idle-N, grow or grow-N
     workload: Workload,
-    /// Where the server listens
+    /// Where the server listens; several, divided by commas, share the sessions
     #[arg(
         long,
         env = "MESSENGER_SERVER",
-        default_value = "http://127.0.0.1:7400"
+        default_value = "http://127.0.0.1:7400",
+        value_delimiter = ','
     )]
-    server: String,
+    server: Vec<String>,
+    /// A file with a line `NAME PID` for each process whose CPU time counts as the server's: the
+    /// local cluster writes one
+    #[arg(long, value_name = "FILE")]
+    processes: Option<std::path::PathBuf>,
     /// Print one JSON object instead of lines for people
     #[arg(long)]
     json: bool,
@@ -143,7 +148,11 @@ fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<bool> {
     let server_pid = match args.server_pid {
         Some(pid) => Some(pid),
-        None => process::listening_on(&args.server),
+        None => args.server.first().and_then(|url| process::listening_on(url)),
+    };
+    let processes = match &args.processes {
+        Some(file) => process::listed(file)?,
+        None => Vec::new(),
     };
     let seconds = Duration::from_secs(args.seconds.max(1));
     let warmup = Duration::from_secs(args.warmup);
@@ -159,7 +168,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
                 warmup,
                 seconds,
             };
-            let figures = pairs::run(&args.server, server_pid, &name, &plan).await?;
+            let figures = pairs::run(&args.server, server_pid, &processes, &name, &plan).await?;
             figures::print(&figures, args.json)?;
             Ok(figures.is_clean())
         }

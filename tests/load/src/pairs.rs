@@ -13,7 +13,7 @@ use crate::{
     account::{self, Device},
     drive::{Phase, Run, Session},
     figures::{self, CpuMeter, PairFigures},
-    process,
+    process::{self, Process},
     wire::{self, Wire},
 };
 
@@ -31,14 +31,15 @@ pub(crate) struct Plan {
 }
 
 pub(crate) async fn run(
-    server: &str,
+    servers: &[String],
     server_pid: Option<u32>,
+    processes: &[Process],
     name: &str,
     plan: &Plan,
 ) -> anyhow::Result<PairFigures> {
-    let users = account::create(server, plan.pairs * 2, 1).await?;
+    let users = account::create(servers, plan.pairs * 2, 1).await?;
     let devices: Vec<Device> = users.into_iter().flatten().collect();
-    let mut wires = open_all(server, &devices, plan.in_flight).await?;
+    let mut wires = open_all(servers, &devices, plan.in_flight).await?;
 
     let run = Run::new(u64::MAX)?;
     let mut sessions = JoinSet::new();
@@ -59,12 +60,20 @@ pub(crate) async fn run(
 
     tokio::time::sleep(plan.warmup).await;
     let cpu = CpuMeter::start(server_pid);
+    let meters: Vec<_> = processes
+        .iter()
+        .map(|process| (process.name.clone(), CpuMeter::start(Some(process.pid))))
+        .collect();
     let started = Instant::now();
     run.enter(Phase::Measured);
     tokio::time::sleep(plan.seconds).await;
     run.enter(Phase::Draining);
     let measured = started.elapsed();
     let (cpu_server, cpu_load) = cpu.read();
+    let by_process: Vec<_> = meters
+        .into_iter()
+        .filter_map(|(name, meter)| Some((name, meter.read().0?)))
+        .collect();
     let rss_kb_server = server_pid.and_then(process::rss_kib);
 
     let undelivered = run.settled(1, DRAIN_DEADLINE).await;
@@ -80,7 +89,17 @@ pub(crate) async fn run(
         messages_delivered_per_s: figures::per_second(counts.delivery.count(), measured),
         ack_ms: counts.ack.percentiles(),
         delivery_ms: counts.delivery.percentiles(),
-        cpu_s_per_1000_server: cpu_server.map(|cpu_s| figures::per_thousand(cpu_s, acked)),
+        cpu_s_per_1000_server: match by_process.is_empty() {
+            true => cpu_server.map(|cpu_s| figures::per_thousand(cpu_s, acked)),
+            false => {
+                let total = by_process.iter().map(|(_, cpu_s)| cpu_s).sum();
+                Some(figures::per_thousand(total, acked))
+            }
+        },
+        cpu_s_per_1000_by_process: by_process
+            .into_iter()
+            .map(|(name, cpu_s)| (name, figures::per_thousand(cpu_s, acked)))
+            .collect(),
         cpu_s_per_1000_load: figures::per_thousand(cpu_load, acked),
         rss_kb_server,
         acked_total: counts.acked,
@@ -90,14 +109,18 @@ pub(crate) async fn run(
     })
 }
 
-/// One session for each device, in the same order.
+/// One session for each device, in the same order. Of several servers, the two of a pair have two.
 pub(crate) async fn open_all(
-    server: &str,
+    servers: &[String],
     devices: &[Device],
     in_flight: usize,
 ) -> anyhow::Result<Vec<Wire>> {
-    stream::iter(devices)
-        .map(|device| Wire::open(server, device, in_flight))
+    let server = |at: usize| servers.get((at / 2 + at % 2) % servers.len().max(1));
+    stream::iter(devices.iter().enumerate())
+        .map(|(at, device)| async move {
+            let server = server(at).context("no server")?;
+            Wire::open(server, device, in_flight).await
+        })
         .buffered(OPENING_AT_A_TIME)
         .try_collect()
         .await

@@ -2,10 +2,32 @@
 
 use std::{fs, path::Path};
 
+use anyhow::Context;
+
 /// Ticks a second of the times in /proc: USER_HZ, which is 100 on every Linux that this runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// The state of a listening socket in /proc/net/tcp.
 const LISTENING: &str = "0A";
+
+/// A process whose CPU time is measured.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+}
+
+/// The processes of a file with a line `NAME PID` for each.
+pub(crate) fn listed(file: &Path) -> anyhow::Result<Vec<Process>> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let process = |line: &str| {
+        let (name, pid) = line.split_once(' ')?;
+        let (name, pid) = (name.to_owned(), pid.parse().ok()?);
+        Some(Process { name, pid })
+    };
+    text.lines()
+        .map(|line| process(line).with_context(|| format!("{line:?} is not NAME PID")))
+        .collect()
+}
 
 /// CPU seconds, user and system, that the process has used; none if it is not on this machine.
 pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {

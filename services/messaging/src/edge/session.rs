@@ -462,9 +462,10 @@ impl State {
 
 /// What a send that got no verdict in time is answered with.
 pub(super) fn send_unknown() -> ApiError {
-    ApiError::new(
+    ApiError::retry_after(
         ErrorReason::SendUnknown,
         "no definite result yet; retry with the same message_id",
+        UNKNOWN_RETRY,
     )
 }
 
