@@ -369,7 +369,7 @@ impl EventLog for EmbeddedLog {
         // could not pass those records, and nothing would ever be deleted.
         let reserved = match topic {
             Topic::Messages => shared.bytes_max / DERIVED_SHARE,
-            Topic::Inbox | Topic::Users => 0,
+            Topic::Fanout | Topic::Inbox | Topic::Offline | Topic::Users => 0,
         };
         let bytes_max = shared.bytes_max - reserved;
         let left = usize::try_from(bytes_max.saturating_sub(used)).unwrap_or(usize::MAX);

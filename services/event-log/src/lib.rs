@@ -10,30 +10,46 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod partitioner;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
 /// A topic of the log. Closed: each has one meaning, documented in `log.proto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "kafka", derive(serde::Deserialize))]
+#[cfg_attr(feature = "kafka", serde(rename_all = "snake_case"))]
 pub enum Topic {
     /// Key = conversation id: what members want to happen in a conversation.
     Messages,
+    /// Key = conversation id: events that are to reach the members of a group.
+    Fanout,
     /// Key = user id: rows of conversation lists that have changed.
     Inbox,
+    /// Key = user id: events that no device of the user has received.
+    Offline,
     /// Key = user id: facts about accounts.
     Users,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 3] = [Self::Messages, Self::Inbox, Self::Users];
+    pub const ALL: [Self; 5] = [
+        Self::Messages,
+        Self::Fanout,
+        Self::Inbox,
+        Self::Offline,
+        Self::Users,
+    ];
 
     /// Its name in the log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Messages => "messages",
+            Self::Fanout => "fanout",
             Self::Inbox => "inbox",
+            Self::Offline => "offline",
             Self::Users => "users",
         }
     }

@@ -117,7 +117,10 @@ impl Cluster {
         fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
         make_keys(&folder)?;
-        let nodes = settings::place_nodes(&options, &folder)?;
+        let mut nodes = settings::place_nodes(&options, &folder)?;
+        if temporary.is_some() {
+            nodes.values_mut().for_each(Node::set_temporary);
+        }
         let links = settings::open_links(&options, &nodes).await?;
         let (kafka, postgres) =
             block_in_place(|| start_servers(&options, &folder, &nodes, &links))?;

@@ -57,6 +57,8 @@ pub struct Node {
     pub(crate) address: SocketAddr,
     program: PathBuf,
     folder: PathBuf,
+    /// The folder that is to go with the cluster, however that ends.
+    temporary: Option<PathBuf>,
     environment: Vec<(String, String)>,
     process: Option<Process>,
 }
@@ -75,9 +77,15 @@ impl Node {
             address,
             program: servers::program(service.name())?,
             folder: folder.to_owned(),
+            temporary: None,
             environment,
             process: None,
         })
+    }
+
+    /// Says that the folder goes when this process ends without ending the node.
+    pub(crate) fn set_temporary(&mut self) {
+        self.temporary = Some(self.folder.clone());
     }
 
     /// Writes the settings that it starts with from now on.
@@ -107,6 +115,7 @@ impl Node {
             &self.environment,
             &self.folder,
             &self.log_file(),
+            self.temporary.as_deref(),
         );
         self.process = Some(process?);
         Ok(())

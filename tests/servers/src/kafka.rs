@@ -232,6 +232,7 @@ impl Kafka {
                 jars,
                 java,
                 process: None,
+                temporary: temporary.as_ref().map(|folder| folder.path().to_owned()),
             };
             broker.spawn()?;
             brokers.push(broker);
@@ -266,6 +267,8 @@ pub struct Broker {
     /// Options of java.
     java: Vec<String>,
     process: Option<Process>,
+    /// Whose removal the server's end brings if this process is killed.
+    temporary: Option<PathBuf>,
 }
 
 impl Broker {
@@ -328,7 +331,13 @@ impl Broker {
         let file = self.node.properties.display().to_string();
         let arguments = self.jars.arguments(&options, "kafka.Kafka", &[&file]);
         let folder = self.jars.folder();
-        self.process = Some(Process::start("java", &arguments, folder, &self.node.log)?);
+        self.process = Some(Process::start(
+            "java",
+            &arguments,
+            folder,
+            &self.node.log,
+            self.temporary.as_deref(),
+        )?);
         Ok(())
     }
 

@@ -13,18 +13,21 @@ use rustix::process::{Pid, kill_process};
 pub use rustix::process::Signal;
 
 /// Starts the server, says its pid, and waits for whichever comes first: the server's end, or the end of its
-/// own input, which is a pipe from this process. The kernel closes that even after SIGKILL of this process.
-/// A signal on the parent's death would not do: it is sent when the thread that started the server ends.
+/// own input, which is a pipe from this process. The kernel closes that even after SIGKILL of this process;
+/// then the server is killed, and the folder `$1` removed unless it is empty. A signal on the parent's death
+/// would not do: it is sent when the thread that started the server ends.
 const SUPERVISOR: &str = r#"
+temporary=$1; shift
 exec 3<&0
 "$@" </dev/null >&2 &
 server=$!
 echo "$server"
 exec >/dev/null
-( read -r _; kill -9 "$server" ) <&3 2>/dev/null &
+( read -r _; trap "" TERM; kill -9 "$server" ) <&3 2>/dev/null &
 watcher=$!
 wait "$server"
-kill -9 "$watcher" 2>/dev/null
+kill "$watcher" 2>/dev/null
+wait "$watcher" && [ -n "$temporary" ] && rm -rf "$temporary"
 "#;
 
 /// A running server. Dropping it kills it.
@@ -38,14 +41,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Runs `program` in `folder`; what it prints is added to the file `log`.
+    /// Runs `program` in `folder`; what it prints is added to the file `log`. The folder `temporary` is removed
+    /// if this process ends without ending the server.
     pub fn start(
         program: &str,
         arguments: &[String],
         folder: &Path,
         log: &Path,
+        temporary: Option<&Path>,
     ) -> Result<Self> {
-        Self::start_with(program, arguments, &[], folder, log)
+        Self::start_with(program, arguments, &[], folder, log, temporary)
     }
 
     /// The same with more in its environment.
@@ -55,10 +60,13 @@ impl Process {
         environment: &[(String, String)],
         folder: &Path,
         log: &Path,
+        temporary: Option<&Path>,
     ) -> Result<Self> {
         let log = File::options().create(true).append(true).open(log)?;
         let mut supervisor = Command::new("sh")
-            .args(["-c", SUPERVISOR, "supervisor", program])
+            .args(["-c", SUPERVISOR, "supervisor"])
+            .arg(temporary.unwrap_or(Path::new("")))
+            .arg(program)
             .args(arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(folder)

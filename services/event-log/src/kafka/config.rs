@@ -352,7 +352,10 @@ impl KafkaConfig {
             .set("socket.timeout.ms", self.request_timeout_ms.to_string())
             .set("reconnect.backoff.ms", millis(RECONNECT_MIN))
             .set("reconnect.backoff.max.ms", millis(RECONNECT_MAX))
-            .set("topic.metadata.refresh.fast.interval.ms", millis(LEADER_REFRESH))
+            .set(
+                "topic.metadata.refresh.fast.interval.ms",
+                millis(LEADER_REFRESH),
+            )
             // Brokers come and go; what that means is said once, by us.
             .set("log.connection.close", "false")
             .set_log_level(RDKafkaLogLevel::Warning);
@@ -396,7 +399,10 @@ impl KafkaConfig {
             .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
             .set("max.partition.fetch.bytes", TOPIC_BYTES_MAX.to_string())
             .set("queued.min.messages", BUFFERED_RECORDS.to_string())
-            .set("queued.max.messages.kbytes", self.read_ahead_kib_max.to_string());
+            .set(
+                "queued.max.messages.kbytes",
+                self.read_ahead_kib_max.to_string(),
+            );
         match self.group_protocol {
             GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
             GroupProtocol::Classic => config

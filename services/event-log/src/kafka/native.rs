@@ -38,20 +38,24 @@ pub(super) fn describe_topics<C: ClientContext>(
     names: &[String],
     timeout: Duration,
 ) -> Result<Vec<Option<Described>>, RDKafkaErrorCode> {
-    let fail = |_| RDKafkaErrorCode::InvalidArgument;
-    let names: Vec<_> = names.iter().map(|name| CString::new(name.as_str())).collect();
-    let names: Vec<_> = names.into_iter().collect::<Result<_, _>>().map_err(fail)?;
+    let invalid = RDKafkaErrorCode::InvalidArgument;
+    let names: Vec<_> = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect();
+    let names: Vec<_> = names
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|_| invalid)?;
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-    let timeout_ms = i32::try_from(timeout.as_millis()).map_err(fail)?;
+    let timeout_ms = i32::try_from(timeout.as_millis()).map_err(|_| invalid)?;
     let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
     // SAFETY: the client outlives the call. The pointers are to strings that live until its end, and their
     // number is that of the strings; librdkafka copies them. Everything that is made here is checked for
     // null, and destroyed once, by its `Owned`. The error text may be null if its size is 0.
     let event = unsafe {
-        let topics = sys::rd_kafka_TopicCollection_of_topic_names(
-            pointers.as_mut_ptr(),
-            pointers.len(),
-        );
+        let topics =
+            sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
         let topics = Owned::new(topics, sys::rd_kafka_TopicCollection_destroy)?;
         let options = sys::rd_kafka_AdminOptions_new(client.native_ptr(), operation);
         let options = Owned::new(options, sys::rd_kafka_AdminOptions_destroy)?;
@@ -90,7 +94,10 @@ pub(super) fn describe_topics<C: ClientContext>(
         slice(topics, count)
     };
     // SAFETY: the descriptions belong to the event, which is alive.
-    topics.iter().map(|topic| unsafe { described(*topic) }).collect()
+    topics
+        .iter()
+        .map(|topic| unsafe { described(*topic) })
+        .collect()
 }
 
 /// # Safety
@@ -159,10 +166,7 @@ struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
 
 impl<T> Owned<T> {
     /// Fails if there is none.
-    fn new(
-        made: *mut T,
-        destroy: unsafe extern "C" fn(*mut T),
-    ) -> Result<Self, RDKafkaErrorCode> {
+    fn new(made: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, RDKafkaErrorCode> {
         let made = NonNull::new(made).ok_or(RDKafkaErrorCode::Fail)?;
         Ok(Self(made, destroy))
     }
@@ -184,6 +188,7 @@ impl<T> Drop for Owned<T> {
 pub(super) fn fail_for_good<C: ClientContext>(client: &Client<C>) {
     let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     // SAFETY: the client and the text live longer than the call, which copies the text.
-    let set = unsafe { sys::rd_kafka_test_fatal_error(client.native_ptr(), code, c"test".as_ptr()) };
+    let set =
+        unsafe { sys::rd_kafka_test_fatal_error(client.native_ptr(), code, c"test".as_ptr()) };
     assert_eq!(set, sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
 }

@@ -107,7 +107,8 @@ impl Jars {
         let options = [dump.as_str(), "-Xmx256m", "-XX:+UseSerialGC"];
         let file = node.properties.display().to_string();
         let arguments = self.arguments(&options, "kafka.Kafka", &[&file]);
-        let mut process = Process::start("java", &arguments, &self.folder, &node.log)?;
+        let temporary = Some(trial.path());
+        let mut process = Process::start("java", &arguments, &self.folder, &node.log, temporary)?;
         super::wait_for(&mut process, &node, 1)?;
         process.signal(Signal::TERM)?;
         process.wait()?;

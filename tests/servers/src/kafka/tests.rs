@@ -59,7 +59,7 @@ fn a_broker_that_cannot_start_says_why() {
 }
 
 #[test]
-fn a_server_ends_with_the_process_that_started_it_even_if_that_is_killed() {
+fn a_server_and_its_folder_end_with_the_process_that_started_it_even_if_that_is_killed() {
     let mut other = Command::new(std::env::current_exe().unwrap())
         .args([
             "kafka::tests::part_start_a_server",
@@ -71,15 +71,16 @@ fn a_server_ends_with_the_process_that_started_it_even_if_that_is_killed() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(other.stdout.take().unwrap()).lines();
-    let mut pids = lines.map_while(Result::ok).filter_map(|line| {
-        let (_, pid) = line.split_once("pid=")?;
-        pid.parse().ok()
+    let mut started = lines.map_while(Result::ok).filter_map(|line| {
+        let (pid, folder) = line.split_once("pid=")?.1.split_once(" folder=")?;
+        Some((pid.parse().ok()?, PathBuf::from(folder)))
     });
-    let server: u32 = pids.next().unwrap();
-    assert!(is_there(server));
+    let (server, folder) = started.next().unwrap();
+    assert!(is_there(server) && folder.is_dir());
     other.kill().unwrap();
     other.wait().unwrap();
     wait_until("the server ends", || !is_there(server));
+    wait_until("its folder is removed", || !folder.exists());
 }
 
 /// Not a test of its own: runs in the process that is killed.
@@ -88,9 +89,10 @@ fn part_start_a_server() {
     if std::env::var_os(PART).is_none() {
         return;
     }
-    let log = std::env::temp_dir().join(format!("servers-{}.log", std::process::id()));
-    let server = Process::start("sleep", &["1000".to_owned()], Path::new("/"), &log).unwrap();
-    fs::remove_file(log).unwrap();
-    println!("pid={}", server.pid());
+    let folder = tempfile::tempdir().unwrap();
+    let (log, temporary) = (folder.path().join("log"), Some(folder.path()));
+    let seconds = ["1000".to_owned()];
+    let server = Process::start("sleep", &seconds, Path::new("/"), &log, temporary).unwrap();
+    println!("pid={} folder={}", server.pid(), folder.path().display());
     thread::sleep(Duration::from_secs(1_000));
 }
