@@ -6,6 +6,7 @@ pub mod clock;
 pub mod ids;
 pub mod page_token;
 pub mod server;
+pub mod shards;
 pub mod shutdown;
 pub mod sqlite;
 pub mod status;
