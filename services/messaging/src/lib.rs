@@ -40,6 +40,7 @@ mod validate;
 mod wire;
 
 pub use config::Config;
+pub use delivery::Registries;
 pub use inbox::INBOX_GROUP;
 pub use sequencer::SEQUENCER_GROUP;
 pub use users::USERS_GROUP;
@@ -77,7 +78,7 @@ pub struct Deps {
     /// The profile service.
     pub profile: ServiceChannel,
     /// The registry of sessions.
-    pub registry: ServiceChannel,
+    pub registries: Registries,
     /// Makes channels to other edges.
     pub connect: ConnectEdge,
 }
@@ -102,7 +103,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         clock,
         verifier,
         profile,
-        registry,
+        registries,
         connect,
     } = deps;
     let tasks = Tasks::new();
@@ -113,7 +114,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
             edge: own_edge.clone(),
             epoch,
         },
-        registry.clone(),
+        &registries,
         &tasks,
     );
     let directory = Arc::new(Directory::new(profile));
@@ -130,7 +131,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
     let delivery = Delivery::start(
         DeliveryConfig::new(own_edge, subscriber),
         edge.clone() as Arc<dyn LocalEdge>,
-        registry,
+        &registries,
         connect,
         &tasks,
     );
