@@ -33,12 +33,6 @@ const REQUEST_SESSIONS_MAX: usize = 16_384;
 const CHANGES_MAX: usize = 65_536;
 /// For the stream to open, and for each answer; then the registry counts as gone.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a stream may have nothing to tell. So a replica that vanished is noticed, and one that is
-/// there knows that this edge is; the contract's number.
-const IDLE_MAX: Duration = Duration::from_secs(5);
-/// How long a new session waits to be known: many times what a healthy registry takes. Presence is
-/// soft: a session that is not known yet misses live pushes, which its heartbeat heals.
-const OPENED_DEADLINE: Duration = Duration::from_millis(500);
 
 /// What an [`Announcer`] needs to know.
 #[derive(Debug, Clone)]
@@ -49,6 +43,26 @@ pub struct AnnouncerConfig {
     /// with the higher epoch is the edge. A clock that was set back costs nothing once the registry
     /// has noticed that the process before is gone.
     pub epoch: u64,
+    /// How long a stream may have nothing to tell before it asks for an answer all the same. So a
+    /// replica that vanished is noticed, and one that is there knows that this edge is.
+    pub idle_max: Duration,
+    /// How long a new session waits to be known. Presence is soft: a session that is not known yet misses
+    /// live pushes, which its heartbeat heals.
+    pub opened_max: Duration,
+}
+
+impl AnnouncerConfig {
+    /// The usual times.
+    pub fn new(edge: impl Into<String>, epoch: u64) -> Self {
+        Self {
+            edge: edge.into(),
+            epoch,
+            // The contract's number: a third of the silence that the registry bears.
+            idle_max: Duration::from_secs(5),
+            // Many times what a healthy registry takes; nobody likes to wait longer for a session.
+            opened_max: Duration::from_millis(500),
+        }
+    }
 }
 
 /// Announces the sessions of this edge. Clones share everything.
@@ -57,6 +71,7 @@ pub struct Announcer {
     owners: Arc<Shards>,
     /// By the numbers of the owners.
     shards: Arc<[Arc<Shard>]>,
+    opened_max: Duration,
 }
 
 /// What one shard is to know.
@@ -95,6 +110,7 @@ impl Announcer {
     /// Starts announcing; ends with `tasks`.
     pub fn start(config: AnnouncerConfig, registries: &Registries, tasks: &Tasks) -> Self {
         let owners = registries.shards().clone();
+        let opened_max = config.opened_max;
         let config = Arc::new(config);
         let start = |(number, channel): (usize, &ServiceChannel)| {
             let shard = Arc::new(Shard {
@@ -118,11 +134,12 @@ impl Announcer {
                 .map(start)
                 .collect(),
             owners: Arc::new(owners),
+            opened_max,
         }
     }
 
     /// A session is there. The future resolves when its shard knows it and has invalidated the routes
-    /// that it changes; after half a second at most, and at once while the shard is away or has just
+    /// that it changes; after `opened_max` at most, and at once while the shard is away or has just
     /// let others wait in vain: it is told later then. Dropping it changes nothing.
     pub fn opened(
         &self,
@@ -130,6 +147,7 @@ impl Announcer {
         session_id: u64,
     ) -> impl Future<Output = ()> + Send + 'static {
         let shard = self.of(user).clone();
+        let opened_max = self.opened_max;
         let waits = {
             let mut state = shard.state.lock();
             state.sessions.insert(session_id, user);
@@ -146,7 +164,7 @@ impl Announcer {
             let Some(known) = waits else {
                 return;
             };
-            if timeout(OPENED_DEADLINE, known).await.is_err() {
+            if timeout(opened_max, known).await.is_err() {
                 shard.state.lock().answers = false;
             }
         }
@@ -169,6 +187,13 @@ impl Announcer {
     pub fn sessions(&self) -> usize {
         let shards = self.shards.iter();
         shards.map(|shard| shard.state.lock().sessions.len()).sum()
+    }
+
+    /// Whether new sessions wait, whatever shard they are of.
+    #[cfg(test)]
+    pub(crate) fn all_answer(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.all(|shard| shard.state.lock().answers)
     }
 
     fn of(&self, user: UserId) -> &Arc<Shard> {
@@ -287,7 +312,7 @@ impl Announcing {
         loop {
             let idle = tokio::select! {
                 () = shard.wake.notified() => false,
-                () = tokio::time::sleep(IDLE_MAX) => true,
+                () = tokio::time::sleep(self.config.idle_max) => true,
                 _ = stream.answers.message() => {
                     return Err(Status::unavailable("ended by the registry"));
                 }

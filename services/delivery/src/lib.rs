@@ -137,6 +137,9 @@ pub struct DeliveryConfig {
     pub edge_items_max: usize,
     /// Bytes of frames that may wait for one other edge.
     pub edge_bytes_max: usize,
+    /// How long a watch of the registry may say nothing before it counts as broken. The registry says
+    /// something every five seconds; one that does not is stopped, or cut off, and tells no changes.
+    pub watch_silent_max: Duration,
     /// The stream to another edge is closed when nothing was for it for this long.
     pub edge_idle_max: Duration,
 }
@@ -154,6 +157,8 @@ impl DeliveryConfig {
             // A tenth of a second at the highest rate that one stream was measured at.
             edge_items_max: 32_768,
             edge_bytes_max: 16 * 1024 * 1024,
+            // The contract's number: three times the registry's pause.
+            watch_silent_max: Duration::from_secs(15),
             // Opening it anew costs a round trip, keeping it some 20 KB.
             edge_idle_max: Duration::from_secs(60),
         }
@@ -201,6 +206,7 @@ pub(crate) struct Inner {
     cold: Vec<mpsc::Sender<Cold>>,
     /// For questions that are not about a push.
     asking: Vec<lookup::Registry>,
+    watch_silent_max: Duration,
     counters: Arc<Counters>,
 }
 
@@ -249,6 +255,7 @@ impl Delivery {
             shards,
             cold,
             asking: registry(&online::subscriber(&config.subscriber)),
+            watch_silent_max: config.watch_silent_max,
             counters,
         });
         let followed = registry(&config.subscriber);

@@ -30,9 +30,6 @@ const LOOKUP_ITEMS_MAX: usize = 512;
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 /// For the first answer of a watch.
 const WATCH_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a watch may say nothing. The registry says something every five seconds; one that does not
-/// is stopped, or cut off, and tells no changes either.
-const WATCH_SILENT_MAX: Duration = Duration::from_secs(15);
 
 /// One replica of the registry, as this process asks it.
 #[derive(Clone)]
@@ -111,7 +108,7 @@ async fn watch_once(
     inner.routes.watch_began(shard);
     backoff.reset();
     loop {
-        match timeout(WATCH_SILENT_MAX, changes.message()).await {
+        match timeout(inner.watch_silent_max, changes.message()).await {
             Ok(Ok(Some(WatchRoutesResponse { routes }))) => {
                 for route in routes {
                     if let Ok(user) = UserId::from_slice(&route.user_id) {

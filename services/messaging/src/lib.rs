@@ -110,10 +110,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
     let epoch = u64::try_from(clock.now_unix_ms()).unwrap_or(0);
     let own_edge = config.advertised_edge.clone();
     let announcer = Announcer::start(
-        AnnouncerConfig {
-            edge: own_edge.clone(),
-            epoch,
-        },
+        AnnouncerConfig::new(own_edge.clone(), epoch),
         &registries,
         &tasks,
     );
