@@ -13,6 +13,7 @@ pub mod process;
 pub mod serde_ms;
 pub mod postgres;
 pub mod server;
+pub mod shards;
 pub mod shutdown;
 pub mod sqlite;
 pub mod status;
