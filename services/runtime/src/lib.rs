@@ -5,6 +5,8 @@ pub mod channel;
 pub mod clock;
 pub mod ids;
 pub mod page_token;
+#[cfg(feature = "distributed")]
+pub mod postgres;
 pub mod server;
 pub mod shutdown;
 pub mod sqlite;
