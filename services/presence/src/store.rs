@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use runtime::ids::UserId;
 
+#[cfg(feature = "distributed")]
+pub mod postgres;
 pub mod sqlite;
 pub mod suite;
 

@@ -14,7 +14,10 @@ impl Accounts {
     /// Logs a device out. One that is not logged in stays so.
     pub async fn log_out(&self, user_id: UserId, device_id: DeviceId) -> Result<(), Error> {
         let fact = events::device_revoked(user_id, device_id);
-        let out = self.store.log_out_device(user_id, device_id, None, fact);
+        let facts_max = self.config.outbox_facts_max;
+        let out = self
+            .store
+            .log_out_device(user_id, device_id, None, fact, facts_max);
         if out.await? {
             self.outbox.notify_one();
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::error::v1::ErrorReason;
 use runtime::{auth::KeyError, status::ApiError};
 
-use crate::store::StoreError;
+use crate::{config::InvalidConfig, store::StoreError};
 
 /// When to try again after overload: about as long as the queue takes to empty.
 const OVERLOADED_RETRY: Duration = Duration::from_secs(2);
@@ -55,6 +55,9 @@ pub enum Error {
     /// A token could not be made.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The service cannot start with its settings.
+    #[error("config: {0}")]
+    Config(#[from] InvalidConfig),
     /// A password could not be hashed.
     #[error("hashing failed: {0}")]
     Hashing(String),
@@ -101,6 +104,7 @@ impl From<Error> for ApiError {
             Error::Store(StoreError::Unavailable(cause)) => Self::unavailable(&cause),
             Error::Store(cause @ StoreError::Corrupt(_)) => Self::internal(&cause),
             Error::Key(cause) => Self::internal(&cause),
+            Error::Config(cause) => Self::internal(&cause),
             Error::Hashing(cause) => Self::internal(&cause),
         }
     }

@@ -87,6 +87,8 @@ pub struct Accounts {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tokens: TokenMaker,
+    /// Of the signing key, and the others that are published with it.
+    public_keys: Vec<UserKey>,
     passwords: Passwords,
     log_in_attempts: Cells,
     log_in_quota: Quota,
@@ -97,9 +99,11 @@ pub struct Accounts {
 }
 
 /// Starts the service: it relays its outbox from now on, and answers calls once it is served.
-/// Fails if the parameters of Argon2 are outside of what it allows.
+/// Fails if a setting makes no sense.
 pub async fn start(config: Config, deps: Deps) -> Result<Profile, Error> {
+    config.check()?;
     let accounts = Arc::new(Accounts {
+        public_keys: public_keys(&deps.signing_key, &config.verification_keys)?,
         tokens: TokenMaker::new(deps.signing_key, &config),
         passwords: Passwords::new(&config).await?,
         log_in_attempts: Cells::default(),
@@ -117,11 +121,12 @@ pub async fn start(config: Config, deps: Deps) -> Result<Profile, Error> {
         clock: deps.clock,
         config,
     });
-    let relay = events::relay(accounts.store.clone(), deps.log, accounts.outbox.clone());
-    let stop = deps.tasks.stop_token();
-    deps.tasks.spawn(async move {
-        stop.run_until_cancelled(relay).await;
-    });
+    deps.tasks.spawn(events::relay(
+        accounts.store.clone(),
+        deps.log,
+        accounts.outbox.clone(),
+        deps.tasks.stop_token(),
+    ));
     Ok(Profile { accounts })
 }
 
@@ -145,8 +150,20 @@ impl Profile {
 impl Accounts {
     /// The keys that access tokens are verified with.
     pub fn public_keys(&self) -> Vec<UserKey> {
-        vec![self.tokens.key().user_key()]
+        self.public_keys.clone()
     }
+}
+
+/// Each key once: one that was next and signs now may still be in the settings.
+fn public_keys(signing: &KeyPair, others: &[String]) -> Result<Vec<UserKey>, Error> {
+    let mut keys = vec![signing.user_key()];
+    for pem in others {
+        let key = UserKey::from_pem(pem)?;
+        if keys.iter().all(|known| known.key_id != key.key_id) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
 }
 
 /// Who may call which method; `None` for methods of others.

@@ -24,34 +24,50 @@ pub struct Credentials {
 }
 
 impl Accounts {
-    /// Logs a device in. Each attempt is counted before the password is looked at, so that many at
-    /// once are no way around the limit; a right one clears the count.
+    /// Logs a device in. Each attempt is counted in this process before the password is looked at, so
+    /// that many at once are no way around the limit, and in all processes once it has failed: so
+    /// nobody writes into the store who has not cost, and paid for, a hash. A right one clears both.
     pub async fn log_in(&self, credentials: Credentials) -> Result<Session, Error> {
         let now = self.clock.now_unix_ms();
         let attempts = self.log_in_attempts.of(&credentials.username);
         let taken = attempts.lock().take(&self.log_in_quota, now);
         taken.map_err(|retry_after| Error::TooManyAttempts { retry_after })?;
         let account = match self.verify(&credentials).await {
-            Err(Error::CredentialsInvalid) => return Err(Error::CredentialsInvalid),
+            Ok(Some(account)) => account,
+            Ok(None) => {
+                let note = self
+                    .store
+                    .note_failed_log_in(&credentials.username, &self.log_in_quota);
+                note.await?;
+                return Err(Error::CredentialsInvalid);
+            }
             // The password was not judged: this was no attempt.
             Err(error) => {
                 attempts.lock().give_back(&self.log_in_quota);
                 return Err(error);
             }
-            Ok(account) => account,
         };
         *attempts.lock() = Default::default();
         self.add_device(account, credentials, now).await
     }
 
-    async fn verify(&self, credentials: &Credentials) -> Result<Account, Error> {
-        let account = self.store.account(&credentials.username).await?;
+    /// The account, if the password is its own.
+    async fn verify(&self, credentials: &Credentials) -> Result<Option<Account>, Error> {
+        let username = &credentials.username;
+        let (account, taken) = self.store.account_to_log_in(username).await?;
+        let taken_ms = i64::try_from(taken.as_millis()).unwrap_or(i64::MAX);
+        self.log_in_quota
+            .check(taken_ms)
+            .map_err(|retry_after| Error::TooManyAttempts { retry_after })?;
         let hash = account.as_ref().map(|a| a.password_hash.clone());
-        let right = self.passwords.verify(credentials.password.clone(), hash);
-        match (right.await?, account) {
-            (true, Some(account)) => Ok(account),
-            _ => Err(Error::CredentialsInvalid),
+        let right = self
+            .passwords
+            .verify(credentials.password.clone(), hash)
+            .await?;
+        if right && !taken.is_zero() {
+            self.store.clear_failed_log_ins(username).await?;
         }
+        Ok(account.filter(|_| right))
     }
 
     async fn add_device(
@@ -77,7 +93,9 @@ impl Accounts {
             name: validate::device_name_or_default(name),
             created_unix_ms: now_unix_ms,
             refresh: self.tokens.fresh_state(&token, now_unix_ms),
-            revision: 0,
+            // Of a new row. Not the number that a row of the same id may have had before it was
+            // removed: what somebody decides on that one does not fit this one.
+            revision: rand::random::<u32>().into(),
         };
         let tokens = self.tokens.pair(&token, &device.refresh, now_unix_ms)?;
         let devices_max = self.config.devices_per_user_max;

@@ -40,6 +40,19 @@ pub struct ProfileChange {
     pub status_text: Option<String>,
 }
 
+impl ProfileChange {
+    /// The user with what is changed, at the version before.
+    pub fn on(self, mut user: User) -> User {
+        if let Some(display_name) = self.display_name {
+            user.display_name = display_name;
+        }
+        if let Some(status_text) = self.status_text {
+            user.status_text = status_text;
+        }
+        user
+    }
+}
+
 /// A place where a user is logged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {

@@ -21,9 +21,33 @@ pub struct Quota {
     pub every: Duration,
 }
 
+/// Bursts that may be taken of a quota that several processes share before one of them sees that it is
+/// exhausted: as many as there are processes. What is taken beyond that is forgotten, so that no name
+/// is locked for longer than this many times its burst takes to come back.
+const SHARED_BURSTS_MAX: i64 = 8;
+
 impl Quota {
-    fn every_ms(&self) -> i64 {
+    /// The time in which one comes back.
+    pub fn every_ms(&self) -> i64 {
         i64::try_from(self.every.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The most that can be taken where several processes share the quota, as the time in which all of
+    /// it comes back.
+    pub fn taken_max_ms(&self) -> i64 {
+        self.burst_ms().saturating_mul(SHARED_BURSTS_MAX)
+    }
+
+    /// Whether there is one left when all that was taken comes back in `taken_ms`; if not, says when
+    /// there will be.
+    pub fn check(&self, taken_ms: i64) -> Result<(), Duration> {
+        let over_ms = taken_ms
+            .saturating_add(self.every_ms())
+            .saturating_sub(self.burst_ms());
+        if over_ms > 0 {
+            return Err(Duration::from_millis(over_ms.unsigned_abs()));
+        }
+        Ok(())
     }
 
     fn burst_ms(&self) -> i64 {
@@ -43,12 +67,8 @@ impl Cell {
         let latest = now_unix_ms.saturating_add(quota.burst_ms());
         // Also no later than `latest`: a clock that was set back locks nobody out for years.
         let full = self.full_unix_ms.max(now_unix_ms).min(latest);
-        let next = full.saturating_add(quota.every_ms());
-        if next > latest {
-            let wait_ms = next.saturating_sub(latest);
-            return Err(Duration::from_millis(wait_ms.unsigned_abs()));
-        }
-        self.full_unix_ms = next;
+        quota.check(full.saturating_sub(now_unix_ms))?;
+        self.full_unix_ms = full.saturating_add(quota.every_ms());
         Ok(())
     }
 

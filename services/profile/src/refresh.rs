@@ -68,9 +68,13 @@ impl Accounts {
                 }
                 Worth::Reused => {
                     let fact = events::device_revoked(user_id, device_id);
-                    let out = self
-                        .store
-                        .log_out_device(user_id, device_id, Some(revision), fact);
+                    let out = self.store.log_out_device(
+                        user_id,
+                        device_id,
+                        Some(revision),
+                        fact,
+                        self.config.outbox_facts_max,
+                    );
                     if out.await? {
                         tracing::warn!(%user_id, %device_id, "refresh token reused");
                         self.outbox.notify_one();

@@ -3,14 +3,21 @@
 //! A change that was answered survives a loss of power: a refresh token that is forgotten looks
 //! stolen when it comes.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use runtime::ids::{DeviceId, UserId};
 
-use crate::model::{Account, Device, Fact, ProfileChange, RefreshState, User};
+use crate::{
+    model::{Account, Device, Fact, ProfileChange, RefreshState, User},
+    rate::Quota,
+};
 
+#[cfg(feature = "distributed")]
+pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +51,19 @@ pub enum LoggedIn {
     TooManyDevices,
 }
 
-/// Accounts, devices, search terms and the outbox.
+/// One run of the relay of the outbox: another process, and the same one after a restart, has
+/// another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayId(pub [u8; 16]);
+
+impl RelayId {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(rand::random())
+    }
+}
+
+/// Accounts, devices, search terms and the outbox. All processes of the service share one.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Adds an account and its first device, both or neither.
@@ -53,6 +72,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// The account with this username.
     async fn account(&self, username: &str) -> Result<Option<Account>, StoreError>;
+
+    /// The account with this username, and what all processes together have noted of failed log-ins
+    /// of the name: the time in which all of it will have come back, by the store's clock. A store of
+    /// one process notes nothing: that one counts by itself.
+    async fn account_to_log_in(
+        &self,
+        username: &str,
+    ) -> Result<(Option<Account>, Duration), StoreError>;
+
+    /// Takes one from the budget that the name has in all processes together. Names may share one.
+    async fn note_failed_log_in(&self, username: &str, quota: &Quota) -> Result<(), StoreError>;
+
+    /// Gives all of it back.
+    async fn clear_failed_log_ins(&self, username: &str) -> Result<(), StoreError>;
 
     /// Those of the users that exist, in the order of `user_ids`.
     async fn users(&self, user_ids: Vec<UserId>) -> Result<Vec<User>, StoreError>;
@@ -102,16 +135,27 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
 
     /// Removes a device (if `revision` is given: only if it is still at that) and puts `fact` into
-    /// the outbox, both or neither. Answers whether the device was there.
+    /// the outbox, both or neither. Answers whether the device was there; [`StoreError::Busy`] if
+    /// about `facts_max` facts wait (counted from the first number to the last).
     async fn log_out_device(
         &self,
         user_id: UserId,
         device_id: DeviceId,
         revision: Option<u64>,
         fact: Vec<u8>,
+        facts_max: usize,
     ) -> Result<bool, StoreError>;
 
-    /// The first facts of the outbox, at most `limit`, in their order.
+    /// Makes `holder` the one that relays the outbox, if nobody is, or lets it go on. Answers whether
+    /// it is: then for half of `life` from the beginning of the call at least, by the store's clock;
+    /// after `life` without another call it is nobody. All processes name the same `life`.
+    async fn hold_relay(&self, holder: RelayId, life: Duration) -> Result<bool, StoreError>;
+
+    /// Ends that early.
+    async fn release_relay(&self, holder: RelayId) -> Result<(), StoreError>;
+
+    /// The first facts of the outbox, at most `limit`, in their order. A fact of a user is never seen
+    /// here before one that became true earlier.
     async fn facts(&self, limit: usize) -> Result<Vec<Fact>, StoreError>;
 
     /// Removes the facts with these ids: the log holds them.

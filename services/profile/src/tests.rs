@@ -6,3 +6,5 @@ mod harness;
 mod log_out;
 mod profiles;
 mod refresh;
+#[cfg(feature = "distributed")]
+mod replicas;

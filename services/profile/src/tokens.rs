@@ -118,11 +118,6 @@ impl TokenMaker {
         }
     }
 
-    /// The key that access tokens are signed with.
-    pub fn key(&self) -> &KeyPair {
-        &self.key
-    }
-
     /// The state of a device whose tokens were last made now, and one of them is `token`.
     pub fn fresh_state(&self, token: &RefreshToken, now_unix_ms: i64) -> RefreshState {
         RefreshState {

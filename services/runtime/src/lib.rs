@@ -9,9 +9,10 @@ pub mod gateway;
 pub mod ids;
 pub mod page_token;
 #[cfg(feature = "distributed")]
+pub mod postgres;
+#[cfg(feature = "distributed")]
 pub mod process;
 pub mod serde_ms;
-pub mod postgres;
 pub mod server;
 pub mod shards;
 pub mod shutdown;

@@ -3,7 +3,7 @@
 //! Log-in, refresh and log-out are point reads and one write each; a search reads as many index
 //! entries as it answers (short prefixes), or as there are matches (longer ones).
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use runtime::{
@@ -12,9 +12,10 @@ use runtime::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Created, LoggedIn, Store, StoreError};
+use super::{Created, LoggedIn, RelayId, Store, StoreError};
 use crate::{
     model::{Account, Device, Fact, ProfileChange, RefreshState, User},
+    rate::Quota,
     search,
 };
 
@@ -112,6 +113,21 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn account_to_log_in(
+        &self,
+        username: &str,
+    ) -> Result<(Option<Account>, Duration), StoreError> {
+        Ok((self.account(username).await?, Duration::ZERO))
+    }
+
+    async fn note_failed_log_in(&self, _: &str, _: &Quota) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn clear_failed_log_ins(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn users(&self, user_ids: Vec<UserId>) -> Result<Vec<User>, StoreError> {
         self.database
             .read(move |c| {
@@ -133,13 +149,7 @@ impl Store for SqliteStore {
             let Some(before) = user(tx, user_id)? else {
                 return Ok(None);
             };
-            let mut after = before.clone();
-            if let Some(display_name) = change.display_name {
-                after.display_name = display_name;
-            }
-            if let Some(status_text) = change.status_text {
-                after.status_text = status_text;
-            }
+            let mut after = change.on(before.clone());
             if after == before {
                 return Ok(Some(before));
             }
@@ -304,8 +314,20 @@ impl Store for SqliteStore {
         device_id: DeviceId,
         revision: Option<u64>,
         fact: Vec<u8>,
+        facts_max: usize,
     ) -> Result<bool, StoreError> {
+        let facts_max = i64::try_from(facts_max).unwrap_or(i64::MAX);
         self.write(move |tx| {
+            // Two look-ups at the ends of the table, whatever its size.
+            let waiting: i64 = tx
+                .prepare_cached(
+                    "SELECT coalesce((SELECT max(id) FROM outbox)
+                                   - (SELECT min(id) FROM outbox) + 1, 0)",
+                )?
+                .query_row([], |row| row.get(0))?;
+            if waiting >= facts_max {
+                return Err(StoreError::Busy);
+            }
             let removed = tx
                 .prepare_cached(
                     "DELETE FROM devices
@@ -323,6 +345,15 @@ impl Store for SqliteStore {
             Ok(removed == 1)
         })
         .await
+    }
+
+    async fn hold_relay(&self, _: RelayId, _: Duration) -> Result<bool, StoreError> {
+        // The file belongs to one process.
+        Ok(true)
+    }
+
+    async fn release_relay(&self, _: RelayId) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn facts(&self, limit: usize) -> Result<Vec<Fact>, StoreError> {

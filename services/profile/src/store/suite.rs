@@ -1,33 +1,41 @@
 //! What every store must hold, run over each adapter.
 
+use std::time::Duration;
+
 use runtime::ids::{DeviceId, UserId};
 
-use super::{Created, LoggedIn, Store, StoreError};
+use super::{Created, LoggedIn, RelayId, Store, StoreError};
 use crate::{
     model::{Account, Device, ProfileChange, RefreshState, User},
     search::normalise,
 };
 
-const NOW: i64 = 1_800_000_000_000;
+pub(crate) const NOW: i64 = 1_800_000_000_000;
 const LIFE: i64 = 1_000;
+/// Facts that may wait, where the bound is not what is tested.
+pub(crate) const FACTS_MAX: usize = 1_000;
 
 /// Runs every check over a new store each. What `open` answers besides the store lives as long.
-pub(crate) async fn run<S: Store, G>(open: impl Fn() -> (S, G)) -> Result<(), StoreError> {
-    let (store, _guard) = open();
+pub(crate) async fn run<S: Store, G>(open: impl AsyncFn() -> (S, G)) -> Result<(), StoreError> {
+    let (store, _guard) = open().await;
     accounts(&store).await?;
-    let (store, _guard) = open();
+    let (store, _guard) = open().await;
     profiles(&store).await?;
-    let (store, _guard) = open();
+    let (store, _guard) = open().await;
     searches(&store).await?;
-    let (store, _guard) = open();
+    let (store, _guard) = open().await;
     devices(&store).await?;
-    let (store, _guard) = open();
+    let (store, _guard) = open().await;
     refreshes(&store).await?;
-    let (store, _guard) = open();
-    outbox(&store).await
+    let (store, _guard) = open().await;
+    outbox(&store).await?;
+    let (store, _guard) = open().await;
+    outbox_is_bounded(&store).await?;
+    let (store, _guard) = open().await;
+    one_relay_can_go_on_and_end(&store).await
 }
 
-fn account(username: &str, display_name: &str) -> Account {
+pub(crate) fn account(username: &str, display_name: &str) -> Account {
     Account {
         user: User {
             user_id: UserId::generate(),
@@ -41,7 +49,7 @@ fn account(username: &str, display_name: &str) -> Account {
     }
 }
 
-fn device(user_id: UserId, created_unix_ms: i64) -> Device {
+pub(crate) fn device(user_id: UserId, created_unix_ms: i64) -> Device {
     Device {
         user_id,
         device_id: DeviceId::generate(),
@@ -59,7 +67,11 @@ fn device(user_id: UserId, created_unix_ms: i64) -> Device {
     }
 }
 
-async fn create(store: &dyn Store, username: &str, name: &str) -> Result<Account, StoreError> {
+pub(crate) async fn create(
+    store: &dyn Store,
+    username: &str,
+    name: &str,
+) -> Result<Account, StoreError> {
     let account = account(username, name);
     let device = device(account.user.user_id, NOW);
     let created = store.create_account(account.clone(), device).await?;
@@ -235,6 +247,18 @@ async fn devices(store: &dyn Store) -> Result<(), StoreError> {
     assert_eq!(logged_in, LoggedIn::Yes);
     assert_eq!(store.device(ann, second.device_id).await?, None);
     assert_eq!(store.devices(bob, NOW).await?.len(), 1);
+
+    // One that comes back after it has expired is new.
+    let again = device(ann, later + LIFE);
+    let again = Device {
+        device_id: fourth.device_id,
+        ..again
+    };
+    let logged_in = store.log_in_device(again.clone(), 1, later + LIFE).await?;
+    assert_eq!(logged_in, LoggedIn::Yes);
+    let now = store.device(ann, fourth.device_id).await?.unwrap();
+    assert_eq!(now.created_unix_ms, later + LIFE);
+    assert_eq!(now.refresh, again.refresh);
     Ok(())
 }
 
@@ -264,7 +288,11 @@ async fn refreshes(store: &dyn Store) -> Result<(), StoreError> {
             .put_refresh(ann, id, stale, before.refresh.clone())
             .await?
     );
-    assert!(!store.log_out_device(ann, id, Some(stale), vec![1]).await?);
+    assert!(
+        !store
+            .log_out_device(ann, id, Some(stale), vec![1], FACTS_MAX)
+            .await?
+    );
     assert_eq!(store.device(ann, id).await?, Some(after.clone()));
     assert_eq!(store.facts(10).await?, []);
     // A device that is not there is not made by a refresh.
@@ -272,7 +300,7 @@ async fn refreshes(store: &dyn Store) -> Result<(), StoreError> {
     assert!(!store.put_refresh(nobody, id, 0, before.refresh).await?);
     assert!(
         store
-            .log_out_device(ann, id, Some(after.revision), vec![1])
+            .log_out_device(ann, id, Some(after.revision), vec![1], FACTS_MAX)
             .await?
     );
     assert!(!store.put_refresh(ann, id, after.revision, refresh).await?);
@@ -286,13 +314,13 @@ async fn outbox(store: &dyn Store) -> Result<(), StoreError> {
         let device = store.devices(user, NOW).await?.remove(0).device_id;
         assert!(
             store
-                .log_out_device(user, device, None, fact.to_vec())
+                .log_out_device(user, device, None, fact.to_vec(), FACTS_MAX)
                 .await?
         );
         // Twice is once.
         assert!(
             !store
-                .log_out_device(user, device, None, fact.to_vec())
+                .log_out_device(user, device, None, fact.to_vec(), FACTS_MAX)
                 .await?
         );
         assert_eq!(store.device(user, device).await?, None);
@@ -315,9 +343,44 @@ async fn outbox(store: &dyn Store) -> Result<(), StoreError> {
     store.log_in_device(device, 9, NOW).await?;
     assert!(
         store
-            .log_out_device(ann, id, None, b"three".to_vec())
+            .log_out_device(ann, id, None, b"three".to_vec(), FACTS_MAX)
             .await?
     );
     assert!(store.facts(10).await?[0].id > facts[1].id);
+    Ok(())
+}
+
+async fn outbox_is_bounded(store: &dyn Store) -> Result<(), StoreError> {
+    let ann = create(store, "ann", "Ann").await?.user.user_id;
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        let device = device(ann, NOW + n);
+        ids.push(device.device_id);
+        store.log_in_device(device, 9, NOW + n).await?;
+    }
+    for id in &ids[..2] {
+        assert!(store.log_out_device(ann, *id, None, vec![1], 2).await?);
+    }
+    let refused = store.log_out_device(ann, ids[2], None, vec![1], 2).await;
+    assert!(matches!(refused, Err(StoreError::Busy)), "{refused:?}");
+    assert!(store.device(ann, ids[2]).await?.is_some());
+    assert_eq!(store.facts(10).await?.len(), 2);
+    // There is room again when the log has been told.
+    let told = store.facts(1).await?.remove(0).id;
+    store.remove_facts(vec![told]).await?;
+    assert!(store.log_out_device(ann, ids[2], None, vec![1], 2).await?);
+    Ok(())
+}
+
+async fn one_relay_can_go_on_and_end(store: &dyn Store) -> Result<(), StoreError> {
+    let (one, other) = (RelayId::generate(), RelayId::generate());
+    let life = Duration::from_secs(60);
+    assert!(store.hold_relay(one, life).await?);
+    assert!(store.hold_relay(one, life).await?);
+    store.release_relay(one).await?;
+    assert!(store.hold_relay(other, life).await?);
+    // What ended long ago ends nothing of another's.
+    store.release_relay(one).await?;
+    assert!(store.hold_relay(other, life).await?);
     Ok(())
 }

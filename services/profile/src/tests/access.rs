@@ -123,3 +123,32 @@ async fn a_process_learns_the_keys_by_itself() {
     };
     tokio::time::timeout(SOON, learnt).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_key_that_is_next_or_was_last_is_published_with_the_one_that_signs() {
+    let next = runtime::auth::KeyPair::generate().unwrap();
+    let server = Server::with(crate::Config {
+        // Once is enough, also when the settings say it twice.
+        verification_keys: vec![next.public_pem().to_owned(); 2],
+        ..Server::config()
+    })
+    .await;
+    let caller = runtime::auth::UserCaller {
+        user_id: runtime::ids::UserId::generate(),
+        device_id: runtime::ids::DeviceId::generate(),
+        issued_unix_ms: NOW,
+        expires_unix_ms: NOW + 60_000,
+    };
+    let of_next = next.sign_user(&caller).unwrap();
+    assert!(server.verifier.verify(&of_next).is_ok());
+    let own = server.register("ann").await.tokens.unwrap().access_token;
+    assert!(server.verifier.verify(&own).is_ok());
+    let bearer = server.service.bearer().unwrap();
+    let bearer = bearer.to_str().unwrap().trim_start_matches("Bearer ");
+    let mut accounts = server.accounts();
+    let keys = accounts.list_public_keys(with_token(bearer, ListPublicKeysRequest {}));
+    let keys = keys.await.unwrap().into_inner().keys;
+    let ids: Vec<&str> = keys.iter().map(|key| key.key_id.as_str()).collect();
+    assert_eq!(ids.len(), 2);
+    assert_eq!(ids[1], next.key_id());
+}

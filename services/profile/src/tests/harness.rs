@@ -92,7 +92,8 @@ pub(super) struct Server {
     pub(super) service: ServiceIdentity,
     pub(super) channel: Channel,
     pub(super) tasks: Tasks,
-    pub(super) folder: Arc<tempfile::TempDir>,
+    /// Of the store, if it is in files.
+    pub(super) folder: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Server {
@@ -120,6 +121,19 @@ impl Server {
     ) -> Self {
         let path: PathBuf = folder.path().join("profile.db");
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path).unwrap());
+        Self {
+            folder: Some(folder),
+            ..Self::on(config, store, log, clock).await
+        }
+    }
+
+    /// A replica over a store that it shares with others.
+    pub(super) async fn on(
+        config: Config,
+        store: Arc<dyn Store>,
+        log: Arc<TestLog>,
+        clock: ManualClock,
+    ) -> Self {
         let service_key = KeyPair::generate().unwrap();
         let tasks = Tasks::new();
         let deps = Deps {
@@ -150,7 +164,7 @@ impl Server {
             verifier,
             channel: connector.channel(),
             tasks,
-            folder,
+            folder: None,
         }
     }
 

@@ -46,6 +46,7 @@ async fn a_device_that_is_logged_out_is_told_to_the_log_once() {
         assert_eq!(record.key, user_id.as_bytes().as_slice());
         let read = UsersRecord::decode(record.payload.clone()).unwrap();
         assert_eq!(read.schema_version, 1);
+        assert!(read.fact_number > 0);
         assert_eq!(read.user_id, user_id.as_bytes());
         let Some(Fact::DeviceRevoked(revoked)) = read.fact else {
             panic!("another fact");
@@ -83,7 +84,7 @@ async fn a_fact_waits_for_the_log_also_over_a_restart() {
     assert_eq!(server.store.facts(10).await.unwrap().len(), 1);
     assert!(server.tasks.stop(SOON).await);
 
-    let (folder, clock) = (server.folder.clone(), server.clock.clone());
+    let (folder, clock) = (server.folder.clone().unwrap(), server.clock.clone());
     drop(server);
     let log = Arc::<TestLog>::default();
     let server = Server::over(Server::config(), folder, log, clock).await;

@@ -40,6 +40,17 @@ pub struct UserKey {
     pub pem: String,
 }
 
+impl UserKey {
+    /// The key in `pem`, with the id that its tokens name it by.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        let public = keys::public_key(pem)?;
+        Ok(Self {
+            key_id: keys::key_id(&public),
+            pem: pem.to_owned(),
+        })
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct UserClaims {
     sub: String,

@@ -3,7 +3,7 @@ use crate::store::suite;
 
 #[tokio::test]
 async fn it_keeps_what_every_store_promises() {
-    suite::run(|| {
+    suite::run(async || {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("profile.db")).unwrap();
         (store, folder)
