@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, client::Client, config::RDKafkaLogLevel, error::KafkaError, types::RDKafkaType,
 };
+use runtime::{config::ConfigError, process::NotThere};
 use tokio::sync::watch;
 
 use crate::{
@@ -334,6 +335,18 @@ fn is_too_large(record: &NewRecord) -> bool {
         .fold(0, usize::saturating_add);
     let beside = headers.saturating_add(record.key.len());
     beside > KEY_AND_HEADERS_BYTES_MAX || record.payload.len() > PAYLOAD_BYTES_MAX
+}
+
+impl From<OpenError> for NotThere {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Config { key, problem } => {
+                Self::wrong(ConfigError::setting(&format!("kafka.{key}"), &problem))
+            }
+            error if error.is_away() => Self::away(&error),
+            error => Self::wrong(error),
+        }
+    }
 }
 
 /// Takes what librdkafka says without being asked.

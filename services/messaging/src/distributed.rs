@@ -6,11 +6,12 @@ use event_log::{
     EventLog,
     kafka::{KafkaConfig, KafkaLog},
 };
-use messaging::{Deps, store::postgres::PostgresStore};
+use messaging::{Deps, Registries, store::postgres::PostgresStore};
 use runtime::{
     auth::{AuthLayer, ServiceIdentity, Verifier, keep_user_keys},
     channel,
     clock::SystemClock,
+    config::ConfigError,
     gateway::Gateway,
     postgres::PostgresConfig,
     process::{HEALTH_INTERVAL, Listening, ProcessConfig, STOP_DEADLINE, wait_for},
@@ -75,16 +76,9 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
     let Some(log) = wait_for("kafka", &stop, || KafkaLog::open(kafka.clone())).await? else {
         return Ok(());
     };
-    let log = Arc::new(log);
 
-    let registries = settings
-        .presence
-        .iter()
-        .map(|replica| {
-            let channel = channel::replicas(vec![replica.address.clone()]);
-            (replica.name.clone(), identity.on(channel))
-        })
-        .collect();
+    let registries = Registries::connect(&settings.presence, &identity)
+        .map_err(|error| ConfigError::setting("presence", &error))?;
     let to_edges = identity.clone();
     let messaging = messaging::start(
         settings.messaging.clone(),
@@ -94,7 +88,7 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
             clock,
             verifier,
             profile: identity.on(profile()),
-            registry: registries,
+            registries,
             connect: Arc::new(
                 move |edge| Ok(to_edges.on(channel::replicas(vec![edge.to_owned()]))),
             ),
@@ -123,8 +117,10 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
 /// Clients reach everything through the edge that holds their session.
 fn gateway(settings: &Settings) -> Gateway {
     let profile = channel::replicas(settings.profile_addresses.clone());
-    // Any replica of presence answers for all.
-    let addresses = settings.presence.iter().map(|r| r.address.clone());
+    // Any replica of presence answers for all. Their urls were checked before.
+    let addresses = settings.presence.iter().map(|replica| {
+        replica.url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+    });
     let presence = channel::replicas(addresses.collect());
     let to_profile = PASSED_ON_TO_PROFILE.map(|service| (service, profile.clone()));
     let to_presence = PASSED_ON_TO_PRESENCE.map(|service| (service, presence.clone()));

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use presence::{Deps, store::postgres::PostgresStore};
 use runtime::{
-    auth::{AuthLayer, ServiceIdentity, Verifier},
+    auth::{AuthLayer, ServiceIdentity, Verifier, keep_user_keys},
+    channel,
     clock::SystemClock,
+    config::ConfigError,
     postgres::PostgresConfig,
     process::{Listening, ProcessConfig, STOP_DEADLINE, wait_for},
     server::ServerConfig,
@@ -26,4 +28,46 @@ pub(crate) struct Settings {
     profile_addresses: Vec<String>,
     /// Presence itself.
     presence: presence::Config,
+}
+
+pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let clock = Arc::new(SystemClock);
+    let service_key = settings.server.service_key()?;
+    let verifier = Verifier::new(clock.clone(), service_key.public());
+    let auth = AuthLayer::new(verifier.clone(), presence::policy);
+    let listening = Listening::begin(
+        settings.server.listen,
+        &presence::SERVICES,
+        auth,
+        ServerConfig::default(),
+    )
+    .await?;
+    let identity = ServiceIdentity::new("presence", service_key, clock.clone());
+    let tasks = Tasks::new();
+    let profile = channel::replicas(settings.profile_addresses);
+    keep_user_keys(verifier, identity.on(profile), &tasks);
+    let postgres = &settings.postgres;
+    let Some(store) = wait_for("postgres", &stop, || PostgresStore::open(postgres)).await? else {
+        return Ok(());
+    };
+    let presence = presence::start(
+        settings.presence,
+        Deps {
+            store: Arc::new(store),
+            clock,
+            identity,
+            tasks: tasks.clone(),
+        },
+    )
+    .await
+    .map_err(|error| ConfigError::setting("presence", &error))?;
+    let mut routes = RoutesBuilder::default();
+    presence.add_to(&mut routes);
+    listening.open(routes, None).await;
+
+    stop.cancelled().await;
+    listening.set_serving(false).await;
+    tasks.stop(STOP_DEADLINE).await;
+    listening.stop(STOP_DEADLINE).await;
+    Ok(())
 }

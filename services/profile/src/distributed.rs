@@ -54,7 +54,6 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let Some(log) = wait_for("kafka", &stop, || KafkaLog::open(kafka.clone())).await? else {
         return Ok(());
     };
-    let log = Arc::new(log);
     let tasks = Tasks::new();
     let profile = profile::start(
         settings.profile,

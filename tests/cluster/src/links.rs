@@ -167,8 +167,10 @@ async fn pass(
     let write = async {
         while let Some((due, bytes)) = arriving.recv().await {
             tokio::time::sleep_until(due).await;
-            let open = thawed.wait_for(|state| *state != LinkState::Frozen).await;
-            if open.is_err() || to.write_all(&bytes).await.is_err() {
+            // An error: the link is gone.
+            let thawing = thawed.wait_for(|state| *state != LinkState::Frozen);
+            let is_gone = thawing.await.is_err();
+            if is_gone || to.write_all(&bytes).await.is_err() {
                 return;
             }
         }

@@ -8,7 +8,7 @@ use std::{
     collections::hash_map::RandomState,
     fs,
     hash::BuildHasher,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
     thread,

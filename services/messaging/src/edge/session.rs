@@ -26,6 +26,9 @@ use crate::{
     wire,
 };
 
+/// When to retry a send whose result is unknown: about when another node has taken over.
+const UNKNOWN_RETRY: Duration = Duration::from_secs(1);
+
 /// A device's live connection.
 pub(crate) struct Session {
     pub(super) id: u64,
