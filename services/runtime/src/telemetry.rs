@@ -1,5 +1,7 @@
 //! Logs: lower case, fields instead of templates, to standard error.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `filter` is in the form of `RUST_LOG`, which overrides it.
@@ -9,5 +11,6 @@ pub fn init(filter: &str) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }

@@ -33,7 +33,7 @@ struct Talk {
 pub(crate) async fn run(mut options: ClusterOptions, kills: usize) -> Result<()> {
     options.messaging = options.messaging.max(2);
     options.relaxed = true;
-    let mut cluster = Cluster::start(options).await?;
+    let cluster = Cluster::start(options).await?;
     let urls = cluster.urls();
     let url = urls.first().context("no url")?;
     let start = Instant::now();

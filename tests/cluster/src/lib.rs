@@ -13,6 +13,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -92,10 +93,10 @@ impl Default for ClusterOptions {
 #[derive(Debug)]
 pub struct Cluster {
     // In the order in which they go: who needs others first.
-    nodes: BTreeMap<String, Node>,
+    nodes: BTreeMap<String, Mutex<Node>>,
     links: BTreeMap<String, Link>,
-    kafka: Kafka,
-    postgres: Postgres,
+    kafka: Mutex<Kafka>,
+    postgres: Mutex<Postgres>,
     folder: PathBuf,
     _temporary: Option<TempDir>,
     options: ClusterOptions,
@@ -124,23 +125,24 @@ impl Cluster {
         let links = settings::open_links(&options, &nodes).await?;
         let (kafka, postgres) =
             block_in_place(|| start_servers(&options, &folder, &nodes, &links))?;
-        let mut cluster = Self {
-            nodes,
+        let places = settings::Places::new(&options, &folder, &nodes, &links, &kafka, &postgres);
+        places.lead_links()?;
+        places.write_settings()?;
+        let nodes = nodes.into_iter().map(|(name, node)| (name, Mutex::new(node)));
+        let cluster = Self {
+            nodes: nodes.collect(),
             links,
-            kafka,
-            postgres,
+            kafka: Mutex::new(kafka),
+            postgres: Mutex::new(postgres),
             folder,
             _temporary: temporary,
             options,
         };
-        cluster.lead_links()?;
-        cluster.write_settings()?;
-        for node in cluster.nodes.values_mut() {
-            node.start()?;
+        for name in cluster.nodes.keys() {
+            cluster.node(name)?.start()?;
         }
-        let names: Vec<String> = cluster.nodes.keys().cloned().collect();
-        for name in names {
-            cluster.wait_until_serving(&name).await?;
+        for name in cluster.nodes.keys() {
+            cluster.wait_until_serving(name).await?;
         }
         Ok(cluster)
     }
@@ -148,12 +150,13 @@ impl Cluster {
     /// Where clients reach messaging, and everything else through it: one url for each node, through
     /// its link if there are links.
     pub fn urls(&self) -> Vec<String> {
-        let edges = self.nodes.values().filter(|node| node.service == Service::Messaging);
-        let address = |node: &Node| match self.links.get(&format!("client>{}", node.name)) {
-            Some(link) => link.address(),
-            None => node.address,
+        let url = |(name, node): (&String, &Mutex<Node>)| {
+            let node = locked(node);
+            let link = self.links.get(&format!("client>{name}"));
+            let address = link.map_or(node.address, Link::address);
+            (node.service == Service::Messaging).then(|| format!("http://{address}"))
         };
-        edges.map(|node| format!("http://{}", address(node))).collect()
+        self.nodes.iter().filter_map(url).collect()
     }
 
     /// The names of everything that can be killed: `messaging-0`, `kafka-0`, `postgres`.
@@ -171,17 +174,17 @@ impl Cluster {
 
     /// Where a service process listens, without a link.
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.nodes.get(name).map(|node| node.address)
+        self.nodes.get(name).map(|node| locked(node).address)
     }
 
     /// The process of a node; none while it is down.
-    pub fn pid(&mut self, name: &str) -> Option<u32> {
+    pub fn pid(&self, name: &str) -> Option<u32> {
         if name == POSTGRES {
-            return self.postgres.pid();
+            return locked(&self.postgres).pid();
         }
         match broker_number(name) {
-            Some(at) => self.kafka.brokers().get(at)?.pid(),
-            None => self.nodes.get(name)?.pid(),
+            Some(at) => locked(&self.kafka).brokers().get(at)?.pid(),
+            None => locked(self.nodes.get(name)?).pid(),
         }
     }
 
@@ -192,12 +195,12 @@ impl Cluster {
 
     /// The addresses of all brokers.
     pub fn bootstrap_servers(&self) -> String {
-        self.kafka.bootstrap_servers()
+        locked(&self.kafka).bootstrap_servers()
     }
 
     /// The url of a service's database.
     pub fn database(&self, service: Service) -> String {
-        self.postgres.url(service.name())
+        locked(&self.postgres).url(service.name())
     }
 
     /// Changes what a link does.
@@ -208,60 +211,60 @@ impl Cluster {
     }
 
     /// SIGKILL.
-    pub fn kill(&mut self, name: &str) -> Result<()> {
+    pub fn kill(&self, name: &str) -> Result<()> {
         block_in_place(|| {
             if name == POSTGRES {
-                return self.postgres.kill();
+                return locked(&self.postgres).kill();
             }
             match broker_number(name) {
-                Some(at) => self.broker(at)?.kill(),
+                Some(at) => self.broker(at, kafka::Broker::kill),
                 None => self.node(name)?.kill(),
             }
         })
     }
 
     /// SIGSTOP: it keeps its connections and does nothing.
-    pub fn pause(&mut self, name: &str) -> Result<()> {
+    pub fn pause(&self, name: &str) -> Result<()> {
         if name == POSTGRES {
-            return self.postgres.pause();
+            return locked(&self.postgres).pause();
         }
         match broker_number(name) {
-            Some(at) => self.broker(at)?.pause(),
+            Some(at) => self.broker(at, kafka::Broker::pause),
             None => self.node(name)?.signal(Signal::STOP),
         }
     }
 
     /// SIGCONT.
-    pub fn resume(&mut self, name: &str) -> Result<()> {
+    pub fn resume(&self, name: &str) -> Result<()> {
         if name == POSTGRES {
-            return self.postgres.resume();
+            return locked(&self.postgres).resume();
         }
         match broker_number(name) {
-            Some(at) => self.broker(at)?.resume(),
+            Some(at) => self.broker(at, kafka::Broker::resume),
             None => self.node(name)?.signal(Signal::CONT),
         }
     }
 
     /// Starts a node in its old place, and waits until it serves.
-    pub async fn start_again(&mut self, name: &str) -> Result<()> {
+    pub async fn start_again(&self, name: &str) -> Result<()> {
         if name == POSTGRES {
-            return block_in_place(|| self.postgres.start_again());
+            return block_in_place(|| locked(&self.postgres).start_again());
         }
         if let Some(at) = broker_number(name) {
-            return block_in_place(|| self.broker(at)?.start_again());
+            return block_in_place(|| self.broker(at, kafka::Broker::start_again));
         }
         self.node(name)?.start()?;
         self.wait_until_serving(name).await
     }
 
     /// Starts a service process, and does not wait for it: it may have to wait for others.
-    pub fn launch(&mut self, name: &str) -> Result<()> {
+    pub fn launch(&self, name: &str) -> Result<()> {
         self.node(name)?.start()
     }
 
     /// Asks a service process to stop, and waits until it has. Answers whether it did so in time; it is
     /// gone in any case.
-    pub async fn terminate(&mut self, name: &str) -> Result<bool> {
+    pub async fn terminate(&self, name: &str) -> Result<bool> {
         self.node(name)?.signal(Signal::TERM)?;
         let deadline = Instant::now() + STOP_DEADLINE;
         while Instant::now() < deadline {
@@ -276,28 +279,29 @@ impl Cluster {
 
     /// Moves the clock of a service process by so many seconds from the true time. Needs
     /// [`ClusterOptions::faketime`]; monotonic time goes on as ever.
-    pub fn set_clock(&mut self, name: &str, offset_seconds: i64) -> Result<()> {
+    pub fn set_clock(&self, name: &str, offset_seconds: i64) -> Result<()> {
         ensure!(self.options.faketime.is_some(), "started without libfaketime");
-        self.node(name)?;
+        drop(self.node(name)?);
         settings::write_clock(&self.folder, name, offset_seconds)
     }
 
     /// Service processes that are down though nobody killed them.
-    pub fn died(&mut self) -> Vec<String> {
-        let died = |(name, node): (&String, &mut Node)| {
+    pub fn died(&self) -> Vec<String> {
+        let died = |(name, node): (&String, &Mutex<Node>)| {
+            let mut node = locked(node);
             (node.pid().is_some() && !node.is_running()).then(|| name.clone())
         };
-        self.nodes.iter_mut().filter_map(died).collect()
+        self.nodes.iter().filter_map(died).collect()
     }
 
     /// What a service process has logged.
     pub fn log(&self, name: &str) -> String {
-        let log = self.nodes.get(name).map(Node::log_file);
+        let log = self.nodes.get(name).map(|node| locked(node).log_file());
         log.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
     /// Waits until a service process says over health that it serves.
-    pub async fn wait_until_serving(&mut self, name: &str) -> Result<()> {
+    pub async fn wait_until_serving(&self, name: &str) -> Result<()> {
         let (address, service) = {
             let node = self.node(name)?;
             (node.address, node.service)
@@ -329,14 +333,20 @@ impl Cluster {
         }
     }
 
-    fn node(&mut self, name: &str) -> Result<&mut Node> {
-        let node = self.nodes.get_mut(name);
-        node.with_context(|| format!("no node {name}"))
+    fn node(&self, name: &str) -> Result<MutexGuard<'_, Node>> {
+        let node = self.nodes.get(name);
+        Ok(locked(node.with_context(|| format!("no node {name}"))?))
     }
 
-    fn broker(&mut self, at: usize) -> Result<&mut kafka::Broker> {
-        self.kafka.brokers().get_mut(at).context("no such broker")
+    fn broker(&self, at: usize, act: fn(&mut kafka::Broker) -> Result<()>) -> Result<()> {
+        let mut kafka = locked(&self.kafka);
+        act(kafka.brokers().get_mut(at).context("no such broker")?)
     }
+}
+
+/// A panic elsewhere is no reason for another one here.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn broker_number(name: &str) -> Option<usize> {

@@ -81,12 +81,12 @@ async fn main() -> Result<()> {
 
 async fn up(options: ClusterOptions) -> Result<()> {
     println!("starting Kafka, PostgreSQL and the services; Ctrl-C ends it");
-    let mut cluster = tokio::select! {
+    let cluster = tokio::select! {
         cluster = Cluster::start(options) => cluster?,
         interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
     };
-    println!("{}", greeting(&mut cluster));
-    write_processes(&mut cluster)?;
+    println!("{}", greeting(&cluster));
+    write_processes(&cluster)?;
     let mut died_before = Vec::new();
     loop {
         tokio::select! {
@@ -108,7 +108,7 @@ async fn up(options: ClusterOptions) -> Result<()> {
 }
 
 /// For the load program, which measures their CPU time. PostgreSQL's are several.
-fn write_processes(cluster: &mut Cluster) -> Result<()> {
+fn write_processes(cluster: &Cluster) -> Result<()> {
     let mut lines = String::new();
     for name in cluster.nodes() {
         if let Some(pid) = cluster.pid(&name) {
@@ -120,7 +120,7 @@ fn write_processes(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// What a person wants to know first.
-fn greeting(cluster: &mut Cluster) -> String {
+fn greeting(cluster: &Cluster) -> String {
     let urls = cluster.urls().join(",");
     let mut lines = vec![format!("\nclients reach it at {urls}\n")];
     for name in cluster.nodes() {

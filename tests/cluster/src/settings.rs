@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use servers::kafka::ExtraListener;
-
-use crate::{
-    Cluster, ClusterOptions, Link, Node, Service,
-    node::free_address,
+use servers::{
+    kafka::{ExtraListener, Kafka},
+    postgres::Postgres,
 };
+
+use crate::{ClusterOptions, Link, Node, Service, node::free_address};
 
 /// The key that services sign their calls with.
 pub(crate) const SERVICE_KEY: &str = "service.pem";
@@ -142,17 +142,45 @@ fn listener_name(node: &str) -> String {
     node.to_uppercase().replace('-', "_")
 }
 
-impl Cluster {
+/// Where everything is, once it is known.
+pub(crate) struct Places<'a> {
+    options: &'a ClusterOptions,
+    folder: &'a Path,
+    nodes: &'a BTreeMap<String, Node>,
+    links: &'a BTreeMap<String, Link>,
+    kafka: &'a Kafka,
+    postgres: &'a Postgres,
+}
+
+impl<'a> Places<'a> {
+    pub(crate) const fn new(
+        options: &'a ClusterOptions,
+        folder: &'a Path,
+        nodes: &'a BTreeMap<String, Node>,
+        links: &'a BTreeMap<String, Link>,
+        kafka: &'a Kafka,
+        postgres: &'a Postgres,
+    ) -> Self {
+        Self {
+            options,
+            folder,
+            nodes,
+            links,
+            kafka,
+            postgres,
+        }
+    }
+
     /// Says of each link where it leads to.
-    pub(crate) fn lead_links(&mut self) -> Result<()> {
+    pub(crate) fn lead_links(&self) -> Result<()> {
         let postgres = SocketAddr::from(([127, 0, 0, 1], self.postgres.port()));
         for link in self.links.values() {
             let (from, to) = link.name().split_once('>').context("a link has two ends")?;
             let target = match (to, crate::broker_number(to)) {
                 ("postgres", _) => postgres,
                 (_, Some(at)) => {
-                    let broker = self.kafka.brokers().get(at).context("no such broker")?;
-                    broker.listener(&listener_name(from)).context("no listener")?
+                    let address = self.kafka.listener(at, &listener_name(from));
+                    address.context("no listener")?
                 }
                 (to, None) => self.nodes.get(to).context("no such node")?.address,
             };

@@ -253,6 +253,11 @@ impl Kafka {
         addresses.collect::<Vec<_>>().join(",")
     }
 
+    /// Where a broker listens under the name of an [`ExtraListener`].
+    pub fn listener(&self, broker: usize, name: &str) -> Option<SocketAddr> {
+        self.brokers.get(broker)?.listener(name)
+    }
+
     /// The brokers; their number in this list is fixed.
     pub fn brokers(&mut self) -> &mut [Broker] {
         &mut self.brokers

@@ -29,8 +29,17 @@ pub fn keep_user_keys(verifier: Verifier, profile: ServiceChannel, tasks: &Tasks
 async fn refresh(verifier: Verifier, profile: ServiceChannel) {
     let mut client = AccountServiceClient::new(profile);
     let mut pause = RETRY_FIRST;
+    let mut away = false;
     loop {
-        if fetch(&verifier, &mut client).await {
+        let fetched = fetch(&verifier, &mut client).await;
+        // Once, and not again for each attempt.
+        match &fetched {
+            Ok(()) if away => tracing::info!("public keys are fetched again"),
+            Err(reason) if !away => tracing::warn!(reason, "public keys not fetched"),
+            _ => {}
+        }
+        away = fetched.is_err();
+        if !away {
             pause = RETRY_FIRST;
             tokio::time::sleep(KEYS_REFRESH_PAUSE).await;
             let rest = KEYS_REFRESHED_EVERY.saturating_sub(KEYS_REFRESH_PAUSE);
@@ -42,28 +51,20 @@ async fn refresh(verifier: Verifier, profile: ServiceChannel) {
     }
 }
 
-async fn fetch(verifier: &Verifier, client: &mut AccountServiceClient<ServiceChannel>) -> bool {
+async fn fetch(
+    verifier: &Verifier,
+    client: &mut AccountServiceClient<ServiceChannel>,
+) -> Result<(), String> {
     let call = client.list_public_keys(ListPublicKeysRequest {});
     let answer = match tokio::time::timeout(KEYS_DEADLINE, call).await {
         Ok(Ok(answer)) => answer.into_inner(),
-        Ok(Err(status)) => {
-            tracing::warn!(code = ?status.code(), "public keys not fetched");
-            return false;
-        }
-        Err(_) => {
-            tracing::warn!("public keys not fetched in time");
-            return false;
-        }
+        Ok(Err(status)) => return Err(format!("{:?}", status.code())),
+        Err(elapsed) => return Err(elapsed.to_string()),
     };
     let keys = answer.keys.into_iter().map(|key| UserKey {
         key_id: key.key_id,
         pem: key.pem,
     });
-    match verifier.set_user_keys(keys.collect()) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(%error, "public keys not understood");
-            false
-        }
-    }
+    let set = verifier.set_user_keys(keys.collect());
+    set.map_err(|error| error.to_string())
 }
