@@ -62,6 +62,8 @@ pub struct ClusterOptions {
     pub durable: bool,
     /// Whether limits of rates are far away and passwords cost nothing: for traffic of machines.
     pub relaxed: bool,
+    /// How often sessions hear where their inbox is; the usual 30 s otherwise.
+    pub heartbeat: Option<Duration>,
     /// libfaketime, if the clocks of nodes are to be moved.
     pub faketime: Option<PathBuf>,
     /// How dead sequencers are noticed.
@@ -82,6 +84,7 @@ impl Default for ClusterOptions {
             partitions: 4,
             durable: true,
             relaxed: false,
+            heartbeat: None,
             faketime: None,
             groups: kafka::GroupSettings::default(),
             folder: None,

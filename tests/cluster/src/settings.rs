@@ -248,6 +248,9 @@ impl<'a> Places<'a> {
                  calls_per_second = 1000000\ncalls_burst = 1000000\n"
             )?;
         }
+        if let Some(heartbeat) = self.options.heartbeat {
+            writeln!(toml, "heartbeat_interval_ms = {}", heartbeat.as_millis())?;
+        }
         writeln!(toml)?;
         self.replicas(name, "presence", toml)
     }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use cluster::{Cluster, ClusterOptions};
 use harness::{ServerProcess, StandaloneOptions, program};
 use rand::RngExt;
 use serde_json::Value;
@@ -21,11 +22,11 @@ const WRONG: [&str; 7] = [
     "unread_wrong",
 ];
 
-fn replay(server: &ServerProcess, logs: &[&str], speed: &str) -> (Child, tempfile::TempDir) {
+fn replay(url: &str, logs: &[&str], speed: &str) -> (Child, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder for the accounts");
     let data = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data"));
     let child = Command::new(program("messenger"))
-        .args(["--json", "--server", &server.url(), "--profile-dir"])
+        .args(["--json", "--server", url, "--profile-dir"])
         .arg(folder.path())
         .args(["replay", "--sessions-per-user", "2", "--speed", speed])
         .args(logs.iter().map(|log| data.join(format!("{log}.raw.txt"))))
@@ -62,7 +63,7 @@ fn real_conversations_come_back_as_they_were_sent() {
         "2015-11-26.train-b",
         "oddities",
     ];
-    let (child, _folder) = replay(&server, &logs, "max");
+    let (child, _folder) = replay(&server.url(), &logs, "max");
     let summary = check(&child.wait_with_output().expect("its end"));
     assert!(summary["sent"].as_u64() > Some(500), "{summary}");
 }
@@ -70,13 +71,44 @@ fn real_conversations_come_back_as_they_were_sent() {
 #[test]
 fn real_conversations_survive_kill_9_in_the_middle() {
     let mut server = ServerProcess::start(StandaloneOptions::default());
-    let (mut child, _folder) = replay(&server, &["2007-07-03.train-a"], "80");
+    let (mut child, _folder) = replay(&server.url(), &["2007-07-03.train-a"], "80");
     let mut kills = 0;
     // The moments are the fault, so they are left to chance.
     while child.try_wait().expect("a child").is_none() {
         std::thread::sleep(Duration::from_millis(rand::rng().random_range(300..1_500)));
         if kills < 8 {
             server.start_again();
+            kills += 1;
+        }
+    }
+    let summary = check(&child.wait_with_output().expect("its end"));
+    assert!(kills >= 3, "it was over after {kills} kills");
+    assert!(summary["disconnects"].as_u64() > Some(0), "{summary}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_conversations_survive_kill_9_of_any_process_of_a_cluster() {
+    let options = ClusterOptions {
+        relaxed: true,
+        heartbeat: Some(Duration::from_secs(1)),
+        ..ClusterOptions::default()
+    };
+    let cluster = Cluster::start(options).await.expect("a cluster");
+    let urls = cluster.urls().join(",");
+    let (mut child, _folder) = replay(&urls, &["2007-07-03.train-a"], "30");
+    let services: Vec<String> = cluster
+        .nodes()
+        .into_iter()
+        .filter(|name| !name.starts_with("kafka") && name != "postgres")
+        .collect();
+    let mut kills = 0;
+    while child.try_wait().expect("a child").is_none() {
+        let pause = rand::rng().random_range(300..2_000);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        if kills < 2 * services.len() {
+            let name = &services[rand::rng().random_range(0..services.len())];
+            cluster.kill(name).expect("a kill");
+            cluster.start_again(name).await.expect("another start");
             kills += 1;
         }
     }

@@ -1,0 +1,23 @@
+//! The distributed form: many processes, on a real Kafka and a real PostgreSQL.
+
+mod outages;
+mod rolling;
+mod settings;
+
+use std::time::Duration;
+
+use cluster::{Cluster, ClusterOptions};
+
+/// What was missed live comes with the next heartbeat: soon enough for a test to wait for it.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A cluster with nothing in the way of machines.
+async fn cluster() -> Cluster {
+    let options = ClusterOptions {
+        relaxed: true,
+        durable: false,
+        heartbeat: Some(HEARTBEAT),
+        ..ClusterOptions::default()
+    };
+    Cluster::start(options).await.expect("a cluster")
+}
