@@ -26,7 +26,7 @@ pub struct Credentials {
 impl Accounts {
     /// Logs a device in. Each attempt is counted in this process before the password is looked at, so
     /// that many at once are no way around the limit, and in all processes once it has failed: so
-    /// nobody writes into the store who has not cost, and paid for, a hash. A right one clears both.
+    /// nobody makes the store write more often than this process hashes. A right one clears both.
     pub async fn log_in(&self, credentials: Credentials) -> Result<Session, Error> {
         let now = self.clock.now_unix_ms();
         let attempts = self.log_in_attempts.of(&credentials.username);

@@ -25,7 +25,7 @@ struct TestLog {
 }
 
 impl TestLog {
-    fn new(written: &Written, bad: bool) -> Arc<dyn EventLog> {
+    fn of(written: &Written, bad: bool) -> Arc<dyn EventLog> {
         let written = written.clone();
         Arc::new(Self { written, bad })
     }
@@ -98,7 +98,7 @@ fn open(folder: &Path) -> Arc<dyn Store> {
     Arc::new(SqliteStore::open(&folder.join("profile.db")).unwrap())
 }
 
-/// Logs a new device in and out: one fact. Answers its number, if it is the only one.
+/// Logs a new device in and out: one fact.
 async fn add_fact(store: &dyn Store, user_id: UserId) {
     let device = device(user_id, NOW);
     let id = device.device_id;
@@ -131,7 +131,7 @@ async fn facts_of_a_user_first_come_in_their_order_however_many_relay_at_once() 
     }
     let stop = CancellationToken::new();
     let start = |changed: &Arc<Notify>| {
-        let log = TestLog::new(&written, true);
+        let log = TestLog::of(&written, true);
         tokio::spawn(relay(store.clone(), log, changed.clone(), stop.clone()))
     };
     let changed: Vec<Arc<Notify>> = (0..3).map(|_| Arc::default()).collect();
@@ -147,8 +147,6 @@ async fn facts_of_a_user_first_come_in_their_order_however_many_relay_at_once() 
     }
     until_empty(store.as_ref()).await;
     stop.cancel();
-    // What was given to the log before may still be on its way.
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let mut first: HashMap<UserId, Vec<u64>> = HashMap::new();
     for (user_id, number) in written.lock().iter() {
         let numbers = first.entry(*user_id).or_default();
@@ -215,7 +213,7 @@ mod replicas {
         let changed: Arc<Notify> = Arc::default();
         let (of_one, of_other) = (Written::default(), Written::default());
         let start = |store: &Arc<dyn Store>, written: &Written| {
-            let log = TestLog::new(written, false);
+            let log = TestLog::of(written, false);
             tokio::spawn(relay(store.clone(), log, changed.clone(), stop.clone()))
         };
         let one = start(&stores[0], &of_one);
