@@ -44,7 +44,7 @@ pub(super) type Consumer = BaseConsumer<Group>;
 /// What the group wants of a member.
 enum Change {
     Assign(Vec<i32>),
-    Revoke(Vec<i32>, /* Others have them already. */ bool),
+    Revoke(Vec<i32>),
 }
 
 /// Takes what librdkafka says about the group; the member's thread does it.
@@ -82,7 +82,7 @@ impl ConsumerContext for Group {
         self.changes.lock().push_back(if assign {
             Change::Assign(partitions)
         } else {
-            Change::Revoke(partitions, consumer.assignment_lost())
+            Change::Revoke(partitions)
         });
     }
 
@@ -251,7 +251,7 @@ impl Worker {
                 let change = self.consumer.context().changes.lock().pop_front();
                 match change {
                     Some(Change::Assign(partitions)) => self.assign(&partitions),
-                    Some(Change::Revoke(partitions, lost)) => self.revoke(partitions, lost),
+                    Some(Change::Revoke(partitions)) => self.revoke(partitions),
                     None => break,
                 }
             }
@@ -294,7 +294,9 @@ impl Worker {
         self.inner.news.notify_one();
     }
 
-    fn revoke(&mut self, partitions: Vec<i32>, lost: bool) {
+    /// Also when the group has given them to others already, because it has not heard of this member: a reader of
+    /// this process must know before another one is made.
+    fn revoke(&mut self, partitions: Vec<i32>) {
         let mut slots = Vec::new();
         self.slots.retain(|slot| {
             let is_meant = partitions.contains(&slot.partition);
@@ -310,12 +312,7 @@ impl Worker {
         for slot in &slots {
             slot.revoke();
         }
-        let wait = if lost {
-            Duration::ZERO
-        } else {
-            self.inner.shared.config.revoke_wait()
-        };
-        let deadline = Instant::now() + wait;
+        let deadline = Instant::now() + self.inner.shared.config.revoke_wait();
         self.revoking = Some(Revoking {
             slots,
             partitions,
@@ -395,7 +392,7 @@ impl Worker {
         context.leaving.store(true, Ordering::Release);
         // What the group wanted and was not done yet.
         for change in std::mem::take(&mut *context.changes.lock()) {
-            if let Change::Revoke(partitions, _) = change {
+            if let Change::Revoke(partitions) = change {
                 let mut list = TopicPartitionList::with_capacity(partitions.len());
                 for partition in partitions {
                     list.add_partition(&self.inner.topic_name, partition);

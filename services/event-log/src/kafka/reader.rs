@@ -401,8 +401,11 @@ impl PartitionReader for Reader {
         let (Some(consumer), Ok(offset)) = (self.member.consumer(), i64::try_from(offset)) else {
             return;
         };
-        let (topic, partition) = (&self.member.topic_name, self.slot.partition);
-        if let Err(error) = consumer.store_offset(topic, partition, offset) {
+        // Not `store_offset`, which takes the offset of the last record instead.
+        let list = self
+            .member
+            .list(self.slot.partition, Offset::Offset(offset));
+        if let Err(error) = consumer.store_offsets(&list) {
             tracing::debug!(%error, "a position was not noted");
         }
     }

@@ -1,23 +1,52 @@
-use std::sync::{Arc, OnceLock, atomic::AtomicU32};
+use std::{
+    future::Future,
+    sync::{OnceLock, atomic::AtomicU32},
+};
 
-use async_trait::async_trait;
+use bytes::Bytes;
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    config::FromClientConfigAndContext,
+};
 use servers::kafka::{Kafka, Options};
 
 use super::*;
-use crate::suite;
+use crate::{Appended, PartitionReader, Record, suite};
 
-/// One broker for all tests of this process; it ends with the process.
-fn broker() -> &'static str {
+mod config;
+mod failing;
+mod opening;
+mod reading;
+
+/// How many brokers the tests share: `3` runs the suite on three that replicate, without `dev`.
+const BROKERS: &str = "EVENT_LOG_KAFKA_BROKERS";
+/// Set for a process that a test starts: the brokers, and the prefix of the topics.
+const PART: &str = "EVENT_LOG_KAFKA_PART";
+/// How long anything may take that is expected to happen.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// So many partitions has `messages` in these tests, as in the suite.
+const PARTITIONS: u32 = 4;
+
+fn brokers() -> usize {
+    std::env::var(BROKERS).map_or(1, |brokers| brokers.parse().unwrap())
+}
+
+/// The brokers that tests share; they end with this process.
+fn servers() -> &'static str {
     static KAFKA: OnceLock<(Kafka, String)> = OnceLock::new();
     let start = || {
-        let kafka = Kafka::start(&Options::default()).unwrap();
+        let options = Options {
+            brokers: brokers(),
+            ..Options::default()
+        };
+        let kafka = Kafka::start(&options).unwrap();
         let servers = kafka.bootstrap_servers();
         (kafka, servers)
     };
     &KAFKA.get_or_init(start).1
 }
 
-/// Topics of its own in a broker that is there.
+/// A log of its own on one broker: the suite's topics.
 fn config(servers: &str) -> KafkaConfig {
     static LOGS: AtomicU32 = AtomicU32::new(0);
     let number = LOGS.fetch_add(1, Ordering::Relaxed);
@@ -41,22 +70,126 @@ fn config(servers: &str) -> KafkaConfig {
     }
 }
 
+/// A log of its own on the brokers that tests share.
+fn shared() -> KafkaConfig {
+    let config = config(servers());
+    if brokers() == 1 {
+        return config;
+    }
+    let usual = KafkaConfig::new("");
+    KafkaConfig {
+        dev: false,
+        replication_factor: usual.replication_factor,
+        min_insync_replicas: usual.min_insync_replicas,
+        ..config
+    }
+}
+
+async fn open(config: &KafkaConfig) -> Arc<KafkaLog> {
+    within("opening", KafkaLog::open(config.clone()))
+        .await
+        .unwrap()
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(DEADLINE, future).await;
+    done.unwrap_or_else(|_| panic!("{what} did not happen in time"))
+}
+
+fn record(key: &str, payload: impl Into<String>) -> NewRecord {
+    NewRecord {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        payload: Bytes::from(payload.into()),
+        headers: Vec::new(),
+    }
+}
+
+fn text(record: &Record) -> String {
+    String::from_utf8(record.payload.to_vec()).unwrap()
+}
+
+/// A key of each partition.
+fn keys() -> [String; PARTITIONS as usize] {
+    std::array::from_fn(|partition| {
+        let keys = (0..).map(|n| format!("key-{n}"));
+        let is_there = |key: &String| {
+            partitioner::partition_of(key.as_bytes(), PARTITIONS) as usize == partition
+        };
+        keys.into_iter().find(is_there).unwrap()
+    })
+}
+
+async fn append(log: &KafkaLog, records: Vec<NewRecord>) -> Vec<Appended> {
+    let appending = log.append_all(Topic::Messages, records, Urgency::Now);
+    let results = within("the append", appending).await;
+    results.into_iter().collect::<Result<_, _>>().unwrap()
+}
+
+type Readers = BTreeMap<u32, Box<dyn PartitionReader>>;
+
+/// Joins, and takes all partitions.
+async fn read_alone(log: &KafkaLog) -> (Box<dyn Membership>, Readers) {
+    let mut member = log.join("one", Topic::Messages).await.unwrap();
+    let mut readers = BTreeMap::new();
+    while readers.len() < PARTITIONS as usize {
+        let reader = within("the assignment", member.assigned()).await.unwrap();
+        readers.insert(reader.partition(), reader);
+    }
+    (member, readers)
+}
+
+/// Everything from the reader's position to the end that the log has now.
+async fn to_end(reader: &mut Box<dyn PartitionReader>) -> Vec<Record> {
+    let (first, end) = within("the range", reader.range()).await.unwrap();
+    within("the position", reader.seek(first)).await.unwrap();
+    let mut records: Vec<Record> = Vec::new();
+    while records.last().map_or(first, |r| r.offset + 1) < end {
+        records.extend(within("a record", reader.next(1_000)).await.unwrap());
+    }
+    records
+}
+
+fn admin(config: &KafkaConfig) -> AdminClient<Quiet> {
+    AdminClient::from_config_and_context(&config.client(), Quiet).unwrap()
+}
+
+fn admin_options() -> AdminOptions {
+    let timeout = Some(Duration::from_secs(30));
+    AdminOptions::new()
+        .request_timeout(timeout)
+        .operation_timeout(timeout)
+}
+
+/// Replaces all settings of a topic.
+async fn alter(config: &KafkaConfig, topic: Topic, settings: &[(&str, &str)]) {
+    let name = config.topic_name(topic);
+    let mut alter = AlterConfig::new(ResourceSpecifier::Topic(&name));
+    for (key, value) in settings {
+        alter = alter.set(key, value);
+    }
+    let altered = admin(config)
+        .alter_configs([&alter], &admin_options())
+        .await
+        .unwrap();
+    altered.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+}
+
 mod conformance {
     use super::*;
 
-    /// A log in the shared broker.
+    /// A log on the shared brokers.
     struct Shared(KafkaConfig, Mutex<Option<Arc<KafkaLog>>>);
 
     impl Shared {
         fn new() -> Self {
-            Self(config(broker()), Mutex::default())
+            Self(shared(), Mutex::default())
         }
     }
 
     #[async_trait]
     impl suite::Fixture for Shared {
         async fn open(&self) -> Arc<dyn EventLog> {
-            let log = KafkaLog::open(self.0.clone()).await.unwrap();
+            let log = open(&self.0).await;
             *self.1.lock() = Some(log.clone());
             log
         }

@@ -23,6 +23,13 @@ use super::{
 };
 use crate::{Topic, TopicIdentity};
 
+const CLEANUP: &str = "cleanup.policy";
+const MESSAGE_BYTES: &str = "max.message.bytes";
+const IN_SYNC: &str = "min.insync.replicas";
+const UNCLEAN: &str = "unclean.leader.election.enable";
+/// What a topic may have from its brokers.
+const SAFETY: [&str; 2] = [IN_SYNC, UNCLEAN];
+
 /// How often it is asked for topics that were just made.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -190,14 +197,14 @@ async fn create(
         let partitions = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
         let copies = TopicReplication::Fixed(config.replication_factor.into());
         let topic = NewTopic::new(name, partitions, copies)
-            .set("cleanup.policy", "delete")
+            .set(CLEANUP, "delete")
             .set("retention.ms", retention_ms)
             // Only by time: a full log must refuse, not forget.
             .set("retention.bytes", "-1")
-            .set("max.message.bytes", &bytes)
+            .set(MESSAGE_BYTES, &bytes)
             .set("message.timestamp.type", "LogAppendTime")
-            .set("min.insync.replicas", &in_sync)
-            .set("unclean.leader.election.enable", "false");
+            .set(IN_SYNC, &in_sync)
+            .set(UNCLEAN, "false");
         new.push(topic);
     }
     let created = admin
@@ -228,22 +235,28 @@ async fn settings(
     names: &[String],
     brokers: &[i32],
 ) -> Result<Settings, OpenError> {
-    let topics = names.iter().map(|name| ResourceSpecifier::Topic(name));
-    let topics = ask(admin, config, topics.collect()).await?;
-    // Each broker answers for itself only, and may differ.
-    let mut answers = Vec::new();
-    for id in brokers {
-        answers.extend(ask(admin, config, vec![ResourceSpecifier::Broker(*id)]).await?);
-    }
-    let name = |resource: ConfigResource| match &resource.specifier {
-        OwnedResourceSpecifier::Topic(name) => Some((name.clone(), resource)),
-        _ => None,
+    let mut settings = Settings {
+        topics: BTreeMap::new(),
+        brokers: Vec::new(),
     };
-    let topics = topics.into_iter().filter_map(name).collect();
-    Ok(Settings {
-        topics,
-        brokers: answers,
-    })
+    let about = names.iter().map(|name| ResourceSpecifier::Topic(name));
+    for resource in ask(admin, config, about.collect()).await? {
+        if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
+            settings.topics.insert(name.clone(), resource);
+        }
+    }
+    let is_own = |name: &String, key| settings.own(name, key).is_some();
+    if !names
+        .iter()
+        .all(|name| SAFETY.iter().all(|key| is_own(name, key)))
+    {
+        // Each broker answers for itself only, and may differ.
+        for id in brokers {
+            let about = vec![ResourceSpecifier::Broker(*id)];
+            settings.brokers.extend(ask(admin, config, about).await?);
+        }
+    }
+    Ok(settings)
 }
 
 async fn ask(
@@ -253,7 +266,14 @@ async fn ask(
 ) -> Result<Vec<ConfigResource>, OpenError> {
     let answers = admin.describe_configs(&about, &options(config)).await;
     let answers = answers.map_err(kafka_error)?.into_iter();
-    answers.map(|answer| answer.map_err(code_error)).collect()
+    let answers: Result<Vec<_>, _> = answers.collect();
+    let answers = answers.map_err(code_error)?;
+    // rdkafka shows an answer that is an error as one without entries.
+    if let Some(refused) = answers.iter().find(|answer| answer.entries.is_empty()) {
+        let about = &refused.specifier;
+        return Err(OpenError::Refused(format!("the settings of {about:?}")));
+    }
+    Ok(answers)
 }
 
 fn options(config: &KafkaConfig) -> AdminOptions {
@@ -265,23 +285,27 @@ fn options(config: &KafkaConfig) -> AdminOptions {
 }
 
 impl Settings {
-    /// What holds for a topic: its own value, or else that of each broker, because any may lead it.
-    fn of<'a>(&'a self, topic: &str, key: &str) -> Vec<&'a str> {
-        let own = self.topics.get(topic).and_then(|topic| topic.get(key));
-        let value = |entry: &'a rdkafka::admin::ConfigEntry| entry.value.as_deref();
-        if let Some(own) = own.filter(|own| own.source == ConfigSource::DynamicTopic) {
-            return value(own).into_iter().collect();
-        }
-        let brokers = self.brokers.iter().filter_map(|broker| broker.get(key));
-        own.into_iter().chain(brokers).filter_map(value).collect()
+    fn value(&self, topic: &str, key: &str) -> Option<&str> {
+        self.topics.get(topic)?.get(key)?.value.as_deref()
     }
 
-    fn smallest(&self, topic: &str, key: &str) -> Option<u64> {
-        let numbers = self.of(topic, key);
-        numbers
-            .iter()
-            .filter_map(|number| number.parse().ok())
-            .min()
+    /// What was set for the topic itself, whoever leads it.
+    fn own(&self, topic: &str, key: &str) -> Option<&str> {
+        let entry = self.topics.get(topic)?.get(key)?;
+        entry
+            .value
+            .as_deref()
+            .filter(|_| entry.source == ConfigSource::DynamicTopic)
+    }
+
+    /// What holds for a topic: its own value, or else that of each broker, because any may lead it.
+    fn all(&self, topic: &str, key: &str) -> Vec<&str> {
+        if let Some(own) = self.own(topic, key) {
+            return vec![own];
+        }
+        let brokers = self.brokers.iter().filter_map(|broker| broker.get(key));
+        let brokers = brokers.filter_map(|entry| entry.value.as_deref());
+        self.value(topic, key).into_iter().chain(brokers).collect()
     }
 }
 
@@ -312,42 +336,31 @@ fn check(
             value,
         })
     };
-    let key = "max.message.bytes";
-    // A broker's own setting has another name.
-    let own = settings
-        .topics
-        .get(name)
-        .and_then(|topic| topic.get(key)?.value.clone());
-    let enough = |bytes: &String| bytes.parse::<usize>().is_ok_and(|b| b >= TOPIC_BYTES_MAX);
-    if !own.as_ref().is_some_and(enough) {
-        return mismatch(key, own.unwrap_or_default());
+    let value = |key| settings.value(name, key).unwrap_or_default();
+    let bytes = value(MESSAGE_BYTES);
+    if !bytes.parse::<usize>().is_ok_and(|b| b >= TOPIC_BYTES_MAX) {
+        return mismatch(MESSAGE_BYTES, bytes.to_owned());
     }
-    let policies = settings
-        .topics
-        .get(name)
-        .and_then(|t| t.get("cleanup.policy")?.value.clone());
-    let policies = policies.unwrap_or_default();
-    if policies != "delete" {
+    let policy = value(CLEANUP);
+    if policy != "delete" {
         // Compaction keeps the last record of a key only.
-        return mismatch("cleanup.policy", policies);
+        return mismatch(CLEANUP, policy.to_owned());
     }
     if described.replicas < 2 {
-        dangers.push(Unsafe::Replication {
-            topic,
-            replicas: described.replicas.into(),
-        });
+        let replicas = described.replicas.into();
+        dangers.push(Unsafe::Replication { topic, replicas });
     }
-    let in_sync = settings.smallest(name, "min.insync.replicas").unwrap_or(0);
+    let in_sync = settings.all(name, IN_SYNC);
+    let in_sync = in_sync.iter().map(|number| number.parse().unwrap_or(0));
+    let in_sync = in_sync.min().unwrap_or(0);
     if in_sync < 2 {
         dangers.push(Unsafe::InSync {
             topic,
             replicas: in_sync,
         });
     }
-    if settings
-        .of(name, "unclean.leader.election.enable")
-        .contains(&"true")
-    {
+    let unclean = settings.all(name, UNCLEAN);
+    if unclean.is_empty() || unclean.iter().any(|value| *value != "false") {
         dangers.push(Unsafe::UncleanElection { topic });
     }
     Ok(())
