@@ -1,14 +1,17 @@
-//! What it costs messaging's SQLite store to keep messages.
+//! What it costs messaging's stores to keep messages.
 //!
-//! `cargo run --release -p messaging --example store_bench -- [batches|growth] [CONVERSATIONS SIZE]`
-//! (both, and all sizes, by default)
+//! `cargo run --release -p messaging --example store_bench -- [STORE] [batches|growth] [CONVERSATIONS SIZE]`
+//! (SQLite, both, and all sizes, by default)
 //!
-//! `batches`: CPU of the whole process for a message, in microseconds, where each batch is one
+//! `STORE`: `sqlite`, or `postgres` for a server of its own that syncs to the disk, or the URL of an
+//! empty database, whose server's CPU is then not counted.
+//!
+//! `batches`: CPU for a message, in microseconds, of this process and of the server, where each batch is one
 //! `persist` and one `apply_inbox` with one change of each touched inbox (direct conversations between
 //! users who have one each, 200-byte texts), by number of conversations and size of the batch.
 //! `growth`: one conversation from 0 to 1,000,000 events, in slices; the figures must stay flat.
 //!
-//! On two busy cores: with 100 conversations 82, 33, 13-15 and 4.6 us for batches of 1, 16, 128 and
+//! SQLite, on two busy cores: with 100 conversations 82, 33, 13-15 and 4.6 us for batches of 1, 16, 128 and
 //! 1,024; with 10,000 conversations 151, 120, 80-88 and 41. From 0 to 1,000,000 events 3.0-4.4 in every
 //! slice, without a trend. What costs is the number of different pages that a batch writes: at 128 and
 //! 100 conversations 131, of which 87 are leaves of `events_by_seq` (one a conversation); with 10,000
@@ -17,14 +20,21 @@
 //! Measured and left: events clustered by conversation, without that index, cost 40 % more (leaves of
 //! full rows split all the time).
 
-use std::{collections::BTreeMap, error::Error, fs, time::Instant};
+use std::{collections::BTreeMap, error::Error, fs, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use messaging::{
     model::{ConversationState, Event, EventKind, InboxChange, Marks, Preview},
-    store::{ConversationUpdate, SeqRange, SequencedBatch, Store, sqlite::SqliteStore},
+    store::{
+        ConversationUpdate, SeqRange, SequencedBatch, Store, postgres::PostgresStore,
+        sqlite::SqliteStore,
+    },
 };
-use runtime::ids::{ConversationId, MessageId, UserId};
+use runtime::{
+    ids::{ConversationId, MessageId, UserId},
+    postgres::PostgresConfig,
+};
+use servers::postgres::{Postgres, PostgresOptions};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -39,79 +49,145 @@ const GROWTH_EVENTS: u64 = 1_000_000;
 /// Events of one line of its table.
 const GROWTH_SLICE: u64 = 100_000;
 
+/// Where the messages are kept.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    Sqlite,
+    Postgres,
+    PostgresAt(&'a str),
+}
+
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let which = arguments.first().map_or("", String::as_str);
-    if which != "growth" {
-        println!("| conversations | batch | CPU us/message | messages/s | file MiB |");
-        println!("|---|---|---|---|---|");
-        match arguments.get(1..3) {
-            Some([conversations, size]) => batches(conversations.parse()?, size.parse()?).await?,
-            _ => {
-                for conversations in [100, 10_000] {
-                    for size in [1, 16, 128, 1_024] {
-                        batches(conversations, size).await?;
-                    }
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let which = match arguments.first() {
+        Some(&"postgres") => Which::Postgres,
+        Some(url) if url.starts_with("postgres://") => Which::PostgresAt(url),
+        _ => Which::Sqlite,
+    };
+    if !matches!(which, Which::Sqlite) || arguments.first() == Some(&"sqlite") {
+        arguments.remove(0);
+    }
+    let what = arguments.first().copied().unwrap_or_default();
+    if what != "growth" {
+        println!(
+            "| conversations | batch | CPU us/message | of the server | messages/s | file MiB |"
+        );
+        println!("|---|---|---|---|---|---|");
+        if let Some([conversations, size]) = arguments.get(1..3) {
+            batches(which, conversations.parse()?, size.parse()?).await?;
+        } else {
+            for conversations in [100, 10_000] {
+                for size in [1, 16, 128, 1_024] {
+                    batches(which, conversations, size).await?;
                 }
             }
         }
     }
-    if which != "batches" {
-        growth().await?;
+    if what != "batches" {
+        growth(which).await?;
     }
     Ok(())
 }
 
-async fn batches(conversations: usize, size: usize) -> Result<()> {
+async fn batches(which: Which<'_>, conversations: usize, size: usize) -> Result<()> {
     let messages = if size == 1 { 30_000 } else { 200_000 };
-    let mut bench = Bench::open(conversations)?;
+    let mut bench = Bench::open(which, conversations).await?;
     bench.warm_up().await?;
-    let (mut done, mut cpu, mut seconds) = (0, 0.0, 0.0);
+    let (mut done, mut cpu, mut seconds) = (0, Cpu::default(), 0.0);
     while done < messages {
         // What makes the batches is not the store's cost.
         let made: Vec<Batch> = (0..MADE_AHEAD.div_ceil(size))
             .map(|_| bench.batch(size))
             .collect();
         done += made.len() * size;
-        let start = (Instant::now(), cpu_seconds()?);
+        let start = (Instant::now(), bench.home.cpu()?);
         for batch in made {
             bench.keep(batch).await?;
         }
         seconds += start.0.elapsed().as_secs_f64();
-        cpu += cpu_seconds()? - start.1;
+        cpu = cpu.plus(bench.home.cpu()?, start.1);
     }
-    let cpu = cpu * 1e6 / done as f64;
+    let [own, server] = [cpu.own, cpu.server].map(|seconds| seconds * 1e6 / done as f64);
     let rate = done as f64 / seconds;
-    let mib = bench.file_bytes()? / (1 << 20);
-    println!("| {conversations} | {size} | {cpu:.1} | {rate:.0} | {mib} |");
+    let mib = bench.home.file_mib()?;
+    println!("| {conversations} | {size} | {own:.1} | {server:.1} | {rate:.0} | {mib} |");
     Ok(())
 }
 
-async fn growth() -> Result<()> {
-    println!("\n| events | CPU us/message | page of 100 us | seq_of_message_index us | file MiB |");
-    println!("|---|---|---|---|---|");
-    let mut bench = Bench::open(1)?;
+async fn growth(which: Which<'_>) -> Result<()> {
+    println!(
+        "\n| events | CPU us/message | of the server | page of 100 us | seq_of_message_index us | \
+         file MiB |"
+    );
+    println!("|---|---|---|---|---|---|");
+    let mut bench = Bench::open(which, 1).await?;
     for slice in 1..=GROWTH_EVENTS / GROWTH_SLICE {
-        let start = cpu_seconds()?;
+        let start = bench.home.cpu()?;
         let mut done = 0;
         while done < GROWTH_SLICE {
             let batch = bench.batch(128);
             bench.keep(batch).await?;
             done += 128;
         }
-        let cpu = (cpu_seconds()? - start) * 1e6 / done as f64;
+        let cpu = Cpu::default().plus(bench.home.cpu()?, start);
+        let [own, server] = [cpu.own, cpu.server].map(|seconds| seconds * 1e6 / done as f64);
         let (page, index) = bench.read().await?;
-        let mib = bench.file_bytes()? / (1 << 20);
+        let mib = bench.home.file_mib()?;
         let events = slice * GROWTH_SLICE;
-        println!("| {events} | {cpu:.1} | {page:.0} | {index:.0} | {mib} |");
+        println!("| {events} | {own:.1} | {server:.1} | {page:.0} | {index:.0} | {mib} |");
     }
     Ok(())
 }
 
+/// CPU time in seconds.
+#[derive(Clone, Copy, Default)]
+struct Cpu {
+    own: f64,
+    server: f64,
+}
+
+impl Cpu {
+    fn plus(self, end: Self, start: Self) -> Self {
+        Self {
+            own: self.own + end.own - start.own,
+            server: self.server + end.server - start.server,
+        }
+    }
+}
+
+/// What holds the store, and goes with it.
+enum Home {
+    Folder(tempfile::TempDir),
+    Server(Postgres),
+    Elsewhere,
+}
+
+impl Home {
+    fn cpu(&self) -> Result<Cpu> {
+        let server = match self {
+            Self::Server(server) => server_cpu_seconds(server)?,
+            Self::Folder(_) | Self::Elsewhere => 0.0,
+        };
+        let own = cpu_seconds("/proc/self/task")?;
+        Ok(Cpu { own, server })
+    }
+
+    fn file_mib(&self) -> Result<String> {
+        Ok(match self {
+            Self::Folder(folder) => {
+                let bytes = fs::metadata(folder.path().join("messaging.db"))?.len();
+                (bytes / (1 << 20)).to_string()
+            }
+            Self::Server(_) | Self::Elsewhere => "-".to_owned(),
+        })
+    }
+}
+
 struct Bench {
-    store: SqliteStore,
-    folder: tempfile::TempDir,
+    store: Arc<dyn Store>,
+    home: Home,
     states: Vec<ConversationState>,
     body: Bytes,
     preview: String,
@@ -125,9 +201,8 @@ struct Batch {
 }
 
 impl Bench {
-    fn open(conversations: usize) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let store = SqliteStore::open(&folder.path().join("messaging.db"))?;
+    async fn open(which: Which<'_>, conversations: usize) -> Result<Self> {
+        let (store, home) = open(which).await?;
         let mut states = Vec::with_capacity(conversations);
         for number in 0..conversations {
             // Random ids: as spread as those of real users are by the time that they meet.
@@ -136,7 +211,7 @@ impl Bench {
         }
         Ok(Self {
             store,
-            folder,
+            home,
             states,
             body: vec![7; BODY_BYTES].into(),
             preview: "x".repeat(PREVIEW_CHARS),
@@ -265,10 +340,29 @@ impl Bench {
         let [page, index] = took.map(|seconds| seconds * 1e6 / f64::from(READS));
         Ok((page, index))
     }
+}
 
-    fn file_bytes(&self) -> Result<u64> {
-        Ok(fs::metadata(self.folder.path().join("messaging.db"))?.len())
-    }
+async fn open(which: Which<'_>) -> Result<(Arc<dyn Store>, Home)> {
+    let (url, home) = match which {
+        Which::Sqlite => {
+            let folder = tempfile::tempdir()?;
+            let store = SqliteStore::open(&folder.path().join("messaging.db"))?;
+            return Ok((Arc::new(store), Home::Folder(folder)));
+        }
+        Which::Postgres => {
+            let mut options = PostgresOptions::durable();
+            // As a server that has a machine to itself: room for the data and few checkpoints.
+            for (name, value) in [("shared_buffers", "1GB"), ("max_wal_size", "8GB")] {
+                options.settings.push((name.to_owned(), value.to_owned()));
+            }
+            let server = Postgres::start(options)?;
+            server.create_database("messaging")?;
+            (server.url("messaging"), Home::Server(server))
+        }
+        Which::PostgresAt(url) => (url.to_owned(), Home::Elsewhere),
+    };
+    let store = PostgresStore::open(&PostgresConfig::new(url)).await?;
+    Ok((Arc::new(store), home))
 }
 
 fn random_user(number: u64) -> UserId {
@@ -286,10 +380,29 @@ fn mix(number: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// CPU time of this process so far, all threads, user and system.
-fn cpu_seconds() -> Result<f64> {
+/// CPU time of a server's processes so far, as far as they are still there.
+fn server_cpu_seconds(server: &Postgres) -> Result<f64> {
+    let parent = server.pid().ok_or("the server is down")?;
+    let mut seconds = 0.0;
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Ok(status) = fs::read_to_string(path.join("status")) else {
+            continue;
+        };
+        if status
+            .lines()
+            .any(|line| line == format!("PPid:\t{parent}"))
+        {
+            seconds += cpu_seconds(&path.join("task").to_string_lossy())?;
+        }
+    }
+    Ok(seconds)
+}
+
+/// CPU time of a process so far, all threads, user and system.
+fn cpu_seconds(tasks: &str) -> Result<f64> {
     let mut nanoseconds = 0_u64;
-    for task in fs::read_dir("/proc/self/task")? {
+    for task in fs::read_dir(tasks)? {
         // A thread that has ended in the meantime is no error.
         let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
             continue;

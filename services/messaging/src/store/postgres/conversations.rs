@@ -9,7 +9,7 @@ use runtime::{
 };
 use sqlx::postgres::{PgDatabaseError, PgRow};
 
-use super::columns::{Columns, message_column, to_column, to_limit, user_column};
+use super::columns::{Columns, message_column, to_limit, user_column};
 use crate::{
     model::{ConversationState, Event, EventKind, MemberState},
     store::{SeqRange, StoreError},
