@@ -1,7 +1,9 @@
 //! The edge's side of `RegistryService.Announce`: keeps the registry knowing this edge's sessions.
 //!
-//! The set of sessions is kept here, 24 bytes each and the slack of a hash table, so that a registry
-//! that lost them is told all of them again.
+//! Each shard of the registry has a stream of its own, which tells it the sessions of its users. They
+//! are kept here, 24 bytes each and the slack of a hash table, so that a shard that lost them is told
+//! all of them again: within some 20 s, whatever happened to it, because a stream that has nothing to
+//! tell asks for an answer all the same.
 
 use std::{collections::HashMap, convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -12,6 +14,7 @@ use proto::presence::v1::{
 use runtime::{
     auth::ServiceChannel,
     ids::UserId,
+    shards::Shards,
     shutdown::{CancellationToken, Tasks},
 };
 use tokio::{
@@ -21,35 +24,58 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::backoff::Backoff;
+use crate::{Registries, backoff::Backoff};
 
 /// Sessions in one request: half a MiB.
 const REQUEST_SESSIONS_MAX: usize = 16_384;
-/// Changes that may wait for the registry; with more, all sessions are announced anew, which needs
-/// no list of changes.
+/// Changes that may wait for a shard; with more, all its sessions are announced anew, which needs no
+/// list of changes.
 const CHANGES_MAX: usize = 65_536;
 /// For the stream to open, and for each answer; then the registry counts as gone.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a new session waits to be known. Presence is soft: a session that is not known yet
-/// misses live pushes, which its heartbeat heals.
-const OPENED_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What an [`Announcer`] needs to know.
 #[derive(Debug, Clone)]
 pub struct AnnouncerConfig {
     /// Where this node takes pushes.
     pub edge: String,
-    /// Grows with each start of the process: its start in milliseconds since 1970.
+    /// The process's start in milliseconds since 1970: of two processes that are both there, the one
+    /// with the higher epoch is the edge. A clock that was set back costs nothing once the registry
+    /// has noticed that the process before is gone.
     pub epoch: u64,
+    /// How long a stream may have nothing to tell before it asks for an answer all the same. So a
+    /// replica that vanished is noticed, and one that is there knows that this edge is.
+    pub idle_max: Duration,
+    /// How long a new session waits to be known. Presence is soft: a session that is not known yet misses
+    /// live pushes, which its heartbeat heals.
+    pub opened_max: Duration,
+}
+
+impl AnnouncerConfig {
+    /// The usual times.
+    pub fn new(edge: impl Into<String>, epoch: u64) -> Self {
+        Self {
+            edge: edge.into(),
+            epoch,
+            // The contract's number: a third of the silence that the registry bears.
+            idle_max: Duration::from_secs(5),
+            // Many times what a healthy registry takes; nobody likes to wait longer for a session.
+            opened_max: Duration::from_millis(500),
+        }
+    }
 }
 
 /// Announces the sessions of this edge. Clones share everything.
 #[derive(Clone)]
 pub struct Announcer {
-    shared: Arc<Shared>,
+    owners: Arc<Shards>,
+    /// By the numbers of the owners.
+    shards: Arc<[Arc<Shard>]>,
+    opened_max: Duration,
 }
 
-struct Shared {
+/// What one shard is to know.
+struct Shard {
     state: Mutex<State>,
     /// Something waits to be sent.
     wake: Notify,
@@ -58,11 +84,12 @@ struct Shared {
 /// A session: whose, and its id.
 type Held = (UserId, u64);
 
-#[derive(Default)]
 struct State {
     sessions: HashMap<u64, UserId>,
-    /// The registry has, or is being told, all of `sessions` but what is in `changes`.
+    /// The shard has, or is being told, all of `sessions` but what is in `changes`.
     connected: bool,
+    /// It answered in time when it was last asked, so that new sessions may wait for it.
+    answers: bool,
     changes: Changes,
 }
 
@@ -81,56 +108,110 @@ impl Changes {
 
 impl Announcer {
     /// Starts announcing; ends with `tasks`.
-    pub fn start(config: AnnouncerConfig, registry: ServiceChannel, tasks: &Tasks) -> Self {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::default()),
-            wake: Notify::new(),
-        });
-        let client = RegistryServiceClient::new(registry);
-        tasks.spawn(run(shared.clone(), config, client, tasks.stop_token()));
-        Self { shared }
+    pub fn start(config: AnnouncerConfig, registries: &Registries, tasks: &Tasks) -> Self {
+        let owners = registries.shards().clone();
+        let opened_max = config.opened_max;
+        let config = Arc::new(config);
+        let start = |(number, channel): (usize, &ServiceChannel)| {
+            let shard = Arc::new(Shard {
+                state: Mutex::new(State::new()),
+                wake: Notify::new(),
+            });
+            let stream = Announcing {
+                shard: shard.clone(),
+                replica: owners.name(number).to_owned(),
+                config: config.clone(),
+                client: RegistryServiceClient::new(channel.clone()),
+            };
+            tasks.spawn(stream.run(tasks.stop_token()));
+            shard
+        };
+        Self {
+            shards: registries
+                .channels()
+                .iter()
+                .enumerate()
+                .map(start)
+                .collect(),
+            owners: Arc::new(owners),
+            opened_max,
+        }
     }
 
-    /// A session is there. The future resolves when the registry knows it and has invalidated the
-    /// routes that it changes, or after two seconds; dropping it changes nothing.
+    /// A session is there. The future resolves when its shard knows it and has invalidated the routes
+    /// that it changes; after `opened_max` at most, and at once while the shard is away or has just
+    /// let others wait in vain: it is told later then. Dropping it changes nothing.
     pub fn opened(
         &self,
         user: UserId,
         session_id: u64,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (waiter, known) = oneshot::channel();
-        {
-            let mut state = self.shared.state.lock();
+        let shard = self.of(user).clone();
+        let opened_max = self.opened_max;
+        let waits = {
+            let mut state = shard.state.lock();
             state.sessions.insert(session_id, user);
-            // Who waits is bounded by the sessions: one each, until the next answer.
-            state.changes.waiters.push(waiter);
             state.change(user, session_id, |changes| &mut changes.opened);
-        }
-        self.shared.wake.notify_one();
+            state.answers.then(|| {
+                let (waiter, known) = oneshot::channel();
+                // Who waits is bounded by the sessions: one each, until the next answer.
+                state.changes.waiters.push(waiter);
+                known
+            })
+        };
+        shard.wake.notify_one();
         async move {
-            let _ = timeout(OPENED_DEADLINE, known).await;
+            let Some(known) = waits else {
+                return;
+            };
+            if timeout(opened_max, known).await.is_err() {
+                shard.state.lock().answers = false;
+            }
         }
     }
 
     /// A session is gone.
     pub fn closed(&self, user: UserId, session_id: u64) {
+        let shard = self.of(user);
         {
-            let mut state = self.shared.state.lock();
+            let mut state = shard.state.lock();
             if state.sessions.remove(&session_id).is_none() {
                 return;
             }
             state.change(user, session_id, |changes| &mut changes.closed);
         }
-        self.shared.wake.notify_one();
+        shard.wake.notify_one();
     }
 
     /// How many sessions are announced or waiting to be.
     pub fn sessions(&self) -> usize {
-        self.shared.state.lock().sessions.len()
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.state.lock().sessions.len()).sum()
+    }
+
+    /// Whether new sessions wait, whatever shard they are of.
+    #[cfg(test)]
+    pub(crate) fn all_answer(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.all(|shard| shard.state.lock().answers)
+    }
+
+    fn of(&self, user: UserId) -> &Arc<Shard> {
+        &self.shards[self.owners.owner(user.as_bytes())]
     }
 }
 
 impl State {
+    /// Nothing is known of the shard yet, so the first sessions wait for it.
+    fn new() -> Self {
+        Self {
+            sessions: HashMap::new(),
+            connected: false,
+            answers: true,
+            changes: Changes::default(),
+        }
+    }
+
     fn change(
         &mut self,
         user: UserId,
@@ -157,6 +238,13 @@ impl State {
         self.changes.waiters.retain(|waiter| !waiter.is_closed());
     }
 
+    /// The shard cannot be reached: nobody waits for it until it has answered.
+    fn away(&mut self) {
+        self.answers = false;
+        // They go on when their waiters are dropped.
+        self.changes.waiters = Vec::new();
+    }
+
     /// All sessions, and who waits for any of them; later changes are listed.
     fn snapshot(&mut self) -> Changes {
         self.connected = true;
@@ -178,73 +266,86 @@ fn to_wire(sessions: impl Iterator<Item = Held>) -> Vec<Session> {
     sessions.map(to_wire).collect()
 }
 
-async fn run(
-    shared: Arc<Shared>,
-    config: AnnouncerConfig,
-    mut client: RegistryServiceClient<ServiceChannel>,
-    stop: CancellationToken,
-) {
-    let mut backoff = Backoff::new();
-    loop {
-        let ended = tokio::select! {
-            () = stop.cancelled() => return,
-            ended = one_stream(&shared, &config, &mut client, &mut backoff) => ended,
-        };
-        shared.state.lock().disconnect();
-        let Err(status) = ended;
-        if matches!(
-            status.code(),
-            Code::InvalidArgument | Code::PermissionDenied
-        ) {
-            // Another process announces as this edge: nothing heals that while both live.
-            tracing::error!(edge = config.edge, code = ?status.code(), "registry refused this edge");
-        } else {
-            tracing::debug!(code = ?status.code(), "announcing interrupted");
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(backoff.next()) => {}
-        }
-    }
+/// The announcing to one shard.
+struct Announcing {
+    shard: Arc<Shard>,
+    /// The name of the shard's replica, for the log.
+    replica: String,
+    config: Arc<AnnouncerConfig>,
+    client: RegistryServiceClient<ServiceChannel>,
 }
 
-/// One stream: a snapshot, then the changes, until something breaks.
-async fn one_stream(
-    shared: &Shared,
-    config: &AnnouncerConfig,
-    client: &mut RegistryServiceClient<ServiceChannel>,
-    backoff: &mut Backoff,
-) -> Result<Infallible, Status> {
-    let (requests, to_send) = mpsc::channel(1);
-    let opening = client.announce(ReceiverStream::new(to_send));
-    let answers = timeout(ANSWER_DEADLINE, opening)
-        .await
-        .unwrap_or_else(|_| Err(Status::deadline_exceeded("stream did not open")))?
-        .into_inner();
-    let mut stream = AnnounceStream {
-        config,
-        requests,
-        answers,
-        sequence: 0,
-    };
-    let all = shared.state.lock().snapshot();
-    stream.tell(shared, all, true).await?;
-    backoff.reset();
-    loop {
-        tokio::select! {
-            () = shared.wake.notified() => {}
-            _ = stream.answers.message() => {
-                return Err(Status::unavailable("ended by the registry"));
+impl Announcing {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::new();
+        loop {
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = self.one_stream(&mut backoff) => ended,
+            };
+            self.shard.state.lock().disconnect();
+            let Err(status) = ended;
+            let (replica, edge, code) = (&self.replica, &self.config.edge, status.code());
+            if matches!(code, Code::InvalidArgument | Code::PermissionDenied) {
+                // Another process announces as this edge: nothing heals that while both live.
+                tracing::error!(replica, edge, ?code, "registry refused this edge");
+            } else {
+                tracing::debug!(replica, ?code, "announcing interrupted");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
             }
         }
-        let changes = {
-            let mut state = shared.state.lock();
-            if !state.connected {
-                return Err(Status::resource_exhausted("too many changes"));
+    }
+
+    /// One stream: a snapshot, then the changes, until something breaks.
+    async fn one_stream(&mut self, backoff: &mut Backoff) -> Result<Infallible, Status> {
+        let shard = &*self.shard;
+        let mut stream = self
+            .open()
+            .await
+            .inspect_err(|_| shard.state.lock().away())?;
+        let all = shard.state.lock().snapshot();
+        stream.tell(shard, all, true).await?;
+        backoff.reset();
+        loop {
+            let idle = tokio::select! {
+                () = shard.wake.notified() => false,
+                () = tokio::time::sleep(self.config.idle_max) => true,
+                _ = stream.answers.message() => {
+                    return Err(Status::unavailable("ended by the registry"));
+                }
+            };
+            if idle {
+                stream.ask(AnnounceRequest::default()).await?;
+                continue;
             }
-            std::mem::take(&mut state.changes)
-        };
-        stream.tell(shared, changes, false).await?;
+            let changes = {
+                let mut state = shard.state.lock();
+                if !state.connected {
+                    return Err(Status::resource_exhausted("too many changes"));
+                }
+                std::mem::take(&mut state.changes)
+            };
+            stream.tell(shard, changes, false).await?;
+        }
+    }
+
+    async fn open(&self) -> Result<AnnounceStream<'_>, Status> {
+        let (requests, to_send) = mpsc::channel(1);
+        let mut client = self.client.clone();
+        let opening = client.announce(ReceiverStream::new(to_send));
+        let answers = timeout(ANSWER_DEADLINE, opening)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("stream did not open")))?
+            .into_inner();
+        Ok(AnnounceStream {
+            config: &self.config,
+            requests,
+            answers,
+            sequence: 0,
+        })
     }
 }
 
@@ -256,19 +357,23 @@ struct AnnounceStream<'a> {
 }
 
 impl AnnounceStream<'_> {
-    /// Tells the registry, then lets go on who waited for it.
+    /// Tells the shard, then lets go on who waited for it.
     async fn tell(
         &mut self,
-        shared: &Shared,
+        shard: &Shard,
         mut changes: Changes,
         snapshot: bool,
     ) -> Result<(), Status> {
         let waiters = std::mem::take(&mut changes.waiters);
         let told = self.send_all(changes, snapshot).await;
-        if told.is_err() {
-            // They wait for the snapshot of the next stream.
-            shared.state.lock().changes.waiters.extend(waiters);
-            return told;
+        {
+            let mut state = shard.state.lock();
+            if told.is_err() {
+                // They wait for the snapshot of the next stream.
+                state.changes.waiters.extend(waiters);
+                return told;
+            }
+            state.answers = true;
         }
         for waiter in waiters {
             // Gone if it gave up waiting.
@@ -291,13 +396,11 @@ impl AnnounceStream<'_> {
             // Taken after all that were opened, since a session may be in both.
             let some_closed = to_wire(closed.by_ref().take(left));
             self.ask(AnnounceRequest {
-                edge: self.config.edge.clone(),
-                epoch: self.config.epoch,
-                sequence: 0,
                 snapshot,
                 opened: some_opened,
                 closed: some_closed,
                 snapshot_continues: snapshot && opened.len() > 0,
+                ..AnnounceRequest::default()
             })
             .await?;
         }
@@ -308,6 +411,8 @@ impl AnnounceStream<'_> {
     async fn ask(&mut self, mut request: AnnounceRequest) -> Result<(), Status> {
         self.sequence += 1;
         request.sequence = self.sequence;
+        request.edge.clone_from(&self.config.edge);
+        request.epoch = self.config.epoch;
         let asking = async {
             if self.requests.send(request).await.is_err() {
                 return Err(Status::unavailable("stream is closed"));

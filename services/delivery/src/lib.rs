@@ -4,9 +4,14 @@
 //! Everything here is tried once and never waited for: a lost push costs latency, which the next
 //! heartbeat of the session ends. So every queue drops when it is full, and counts what it drops.
 //!
+//! - [`Registries`]: the replicas of the registry. Each owns the users that hash to its name.
 //! - [`Delivery`]: pushes and answers, to this node's own sessions or to another edge.
 //! - [`Announcer`]: tells the registry which sessions this edge holds.
 //! - [`PushReceiver`]: the edge's side of `EdgeService.Push`.
+//!
+//! Each replica of the registry is spoken to apart: it has its own stream of announcements, its own
+//! watch, and its own queue of look-ups. One that is away or slow costs its own users their remote
+//! pushes until it is back, and the others nothing; its routes alone are forgotten.
 //!
 //! A push to users whose routes are known costs one look-up in a cache for each, and if all of them
 //! are on this node one call of [`LocalEdge::broadcast`]: no allocation, no encoding, no other task
@@ -16,8 +21,10 @@
 mod announce;
 mod backoff;
 mod lookup;
+mod online;
 mod push;
 mod receive;
+mod registries;
 mod routes;
 mod users;
 
@@ -34,6 +41,7 @@ use proto::log::v1::Verdict;
 use runtime::{
     auth::ServiceChannel,
     ids::{DeviceId, UserId},
+    shards::Shards,
     shutdown::Tasks,
 };
 
@@ -43,7 +51,9 @@ use push::{Item, Links};
 use routes::{Plan, Route, Routes, Split, Target};
 
 pub use announce::{Announcer, AnnouncerConfig};
+pub use online::Online;
 pub use receive::PushReceiver;
+pub use registries::Registries;
 pub use users::Users;
 
 /// Why there is no channel to an edge.
@@ -118,14 +128,18 @@ pub struct DeliveryConfig {
     pub own_edge: String,
     /// Names this process to the registry, unlike every other process.
     pub subscriber: String,
-    /// Users whose routes are remembered; some 80 bytes each.
+    /// Users whose routes are remembered, of all shards together; some 80 bytes each.
     pub routes_max: usize,
-    /// Pushes that may wait for their routes.
+    /// Pushes that may wait for their routes. Each shard of the registry has an equal part, so that
+    /// one that is away takes no place of the others.
     pub cold_pushes_max: usize,
     /// Items that may wait for one other edge.
     pub edge_items_max: usize,
     /// Bytes of frames that may wait for one other edge.
     pub edge_bytes_max: usize,
+    /// How long a watch of the registry may say nothing before it counts as broken. The registry says
+    /// something every five seconds; one that does not is stopped, or cut off, and tells no changes.
+    pub watch_silent_max: Duration,
     /// The stream to another edge is closed when nothing was for it for this long.
     pub edge_idle_max: Duration,
 }
@@ -143,6 +157,8 @@ impl DeliveryConfig {
             // A tenth of a second at the highest rate that one stream was measured at.
             edge_items_max: 32_768,
             edge_bytes_max: 16 * 1024 * 1024,
+            // The contract's number: three times the registry's pause.
+            watch_silent_max: Duration::from_secs(15),
             // Opening it anew costs a round trip, keeping it some 20 KB.
             edge_idle_max: Duration::from_secs(60),
         }
@@ -152,7 +168,7 @@ impl DeliveryConfig {
 /// How often what happened; all grow only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeliveryStats {
-    /// Calls of `GetRoutes`.
+    /// Calls of `GetRoutes` for pushes.
     pub lookups: u64,
     /// Pushes dropped because too many waited for their routes.
     pub cold_dropped: u64,
@@ -184,7 +200,13 @@ pub(crate) struct Inner {
     local: Arc<dyn LocalEdge>,
     routes: Arc<Routes>,
     links: Links,
-    cold: mpsc::Sender<Cold>,
+    /// Who is asked for whom.
+    shards: Shards,
+    /// What waits for a look-up, by shard.
+    cold: Vec<mpsc::Sender<Cold>>,
+    /// For questions that are not about a push.
+    asking: Vec<lookup::Registry>,
+    watch_silent_max: Duration,
     counters: Arc<Counters>,
 }
 
@@ -196,17 +218,17 @@ pub(crate) enum Cold {
 }
 
 impl Delivery {
-    /// Starts the look-ups and the watch; they end with `tasks`.
+    /// Starts the look-ups and the watch of each shard; they end with `tasks`.
     pub fn start(
         config: DeliveryConfig,
         local: Arc<dyn LocalEdge>,
-        registry: ServiceChannel,
+        registries: &Registries,
         connect: ConnectEdge,
         tasks: &Tasks,
     ) -> Self {
+        let shards = registries.shards().clone();
         let counters = Arc::new(Counters::default());
-        let routes = Arc::new(Routes::new(config.routes_max));
-        let (cold, waiting) = mpsc::channel(config.cold_pushes_max.max(1));
+        let routes = Arc::new(Routes::new(config.routes_max, shards.len()));
         let links = Links::new(push::Shared {
             connect,
             routes: routes.clone(),
@@ -216,26 +238,42 @@ impl Delivery {
             bytes_max: config.edge_bytes_max,
             idle_max: config.edge_idle_max,
         });
+        let cold_max = config.cold_pushes_max.div_ceil(shards.len()).max(1);
+        let (cold, waiting): (Vec<_>, Vec<_>) =
+            (0..shards.len()).map(|_| mpsc::channel(cold_max)).unzip();
+        let registry = |subscriber: &str| -> Vec<lookup::Registry> {
+            let channels = registries.channels().iter();
+            channels
+                .map(|channel| lookup::Registry::new(channel.clone(), subscriber))
+                .collect()
+        };
         let inner = Arc::new(Inner {
             own_edge: config.own_edge,
             local,
             routes,
             links,
+            shards,
             cold,
+            asking: registry(&online::subscriber(&config.subscriber)),
+            watch_silent_max: config.watch_silent_max,
             counters,
         });
-        let registry = lookup::Registry::new(registry, config.subscriber);
-        tasks.spawn(lookup::watch(
-            inner.clone(),
-            registry.clone(),
-            tasks.stop_token(),
-        ));
-        tasks.spawn(lookup::look_up(
-            inner.clone(),
-            registry,
-            waiting,
-            tasks.stop_token(),
-        ));
+        let followed = registry(&config.subscriber);
+        for ((shard, registry), waiting) in followed.into_iter().enumerate().zip(waiting) {
+            tasks.spawn(lookup::watch(
+                inner.clone(),
+                shard,
+                registry.clone(),
+                tasks.stop_token(),
+            ));
+            tasks.spawn(lookup::look_up(
+                inner.clone(),
+                shard,
+                registry,
+                waiting,
+                tasks.stop_token(),
+            ));
+        }
         Self { inner }
     }
 
@@ -255,7 +293,7 @@ impl Delivery {
                     // This node knows its own sessions. Only other edges must be asked for, and what
                     // follows here by a known route does not overtake this.
                     inner.local.broadcast(&cold);
-                    inner.look_up_later(Cold::Push(cold));
+                    inner.look_up_each_later(cold);
                 }
             }
         }
@@ -277,7 +315,15 @@ impl Delivery {
     pub fn end_sessions(&self, user: UserId, device: DeviceId) {
         self.inner.local.end_sessions(user, device);
         // Rare, and worth asking the registry itself.
-        self.inner.look_up_later(Cold::EndSessions(user, device));
+        let shard = self.inner.shards.owner(user.as_bytes());
+        self.inner
+            .look_up_later(shard, Cold::EndSessions(user, device));
+    }
+
+    /// Which of these users have sessions, in their order, as the registry knows it now. Takes at most
+    /// some seconds; whoever cannot be asked for in time is [`Online::Unknown`].
+    pub async fn online(&self, users: &[UserId]) -> Vec<Online> {
+        online::of(&self.inner, users).await
     }
 
     /// What happened so far.
@@ -313,8 +359,31 @@ impl Inner {
         split.cold
     }
 
-    fn look_up_later(&self, item: Cold) {
-        if self.cold.try_send(item).is_err() {
+    /// Each user at his own shard, which does not wait for the others.
+    fn look_up_each_later(&self, push: Broadcast) {
+        if self.cold.len() == 1 {
+            return self.look_up_later(0, Cold::Push(push));
+        }
+        let mut by_shard: Vec<(usize, Users)> = Vec::new();
+        for user in push.users.iter() {
+            let shard = self.shards.owner(user.as_bytes());
+            match by_shard.iter_mut().find(|(other, _)| *other == shard) {
+                Some((_, users)) => users.push(*user),
+                None => by_shard.push((shard, (*user).into())),
+            }
+        }
+        for (shard, users) in by_shard {
+            let part = Broadcast {
+                users,
+                ..push.clone()
+            };
+            self.look_up_later(shard, Cold::Push(part));
+        }
+    }
+
+    fn look_up_later(&self, shard: usize, item: Cold) {
+        let queued = self.cold.get(shard).map(|cold| cold.try_send(item));
+        if !matches!(queued, Some(Ok(()))) {
             Counters::add(&self.counters.cold_dropped, 1);
         }
     }

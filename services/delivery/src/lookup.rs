@@ -1,5 +1,5 @@
 //! Keeps the routes: asks the registry for those that are missing, many at a time, and follows what
-//! it tells of changes.
+//! it tells of changes. One task of each kind a shard, so that shards do not wait for each other.
 
 use std::{
     collections::HashMap,
@@ -8,8 +8,8 @@ use std::{
 };
 
 use proto::presence::v1::{
-    GetRoutesRequest, Route as WireRoute, WatchRoutesRequest, WatchRoutesResponse,
-    registry_service_client::RegistryServiceClient,
+    GetRoutesRequest, GetRoutesResponse, Route as WireRoute, WatchRoutesRequest,
+    WatchRoutesResponse, registry_service_client::RegistryServiceClient,
 };
 use runtime::{auth::ServiceChannel, ids::UserId, shutdown::CancellationToken};
 use tokio::{sync::mpsc, time::timeout};
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Users in one `GetRoutes`; the contract's limit.
-const LOOKUP_USERS_MAX: usize = 1_000;
+pub(crate) const LOOKUP_USERS_MAX: usize = 1_000;
 /// Pushes that are looked up together, so that the first does not wait long for the last.
 const LOOKUP_ITEMS_MAX: usize = 512;
 /// For an answer of the registry: a push that waited longer is overtaken by the heartbeat.
@@ -31,7 +31,7 @@ const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 /// For the first answer of a watch.
 const WATCH_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The registry, as this process asks it.
+/// One replica of the registry, as this process asks it.
 #[derive(Clone)]
 pub(crate) struct Registry {
     client: RegistryServiceClient<ServiceChannel>,
@@ -39,24 +39,44 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    pub(crate) fn new(channel: ServiceChannel, subscriber: String) -> Self {
+    pub(crate) fn new(channel: ServiceChannel, subscriber: &str) -> Self {
         Self {
             client: RegistryServiceClient::new(channel),
-            subscriber,
+            subscriber: subscriber.to_owned(),
         }
+    }
+
+    /// One `GetRoutes`, of at most [`LOOKUP_USERS_MAX`] users.
+    pub(crate) async fn routes_of(
+        &mut self,
+        users: &[UserId],
+    ) -> Result<GetRoutesResponse, Status> {
+        let request = GetRoutesRequest {
+            subscriber: self.subscriber.clone(),
+            user_ids: users.iter().map(|user| user.as_bytes().to_vec()).collect(),
+        };
+        let answer = timeout(LOOKUP_DEADLINE, self.client.get_routes(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
+        Ok(answer?.into_inner())
     }
 }
 
-/// Follows the registry's changes until `stop`.
-pub(crate) async fn watch(inner: Arc<Inner>, mut registry: Registry, stop: CancellationToken) {
+/// Follows the changes of one shard until `stop`.
+pub(crate) async fn watch(
+    inner: Arc<Inner>,
+    shard: usize,
+    mut registry: Registry,
+    stop: CancellationToken,
+) {
     let mut backoff = Backoff::new();
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = watch_once(&inner, &mut registry, &mut backoff) => ended,
+            ended = watch_once(&inner, shard, &mut registry, &mut backoff) => ended,
         };
-        inner.routes.watch_broke();
-        tracing::debug!(reason = %ended, "watch of routes ended");
+        inner.routes.watch_broke(shard);
+        let replica = inner.shards.name(shard);
+        tracing::debug!(replica, code = ?ended.code(), reason = ended.message(), "watch of routes ended");
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(backoff.next()) => {}
@@ -65,7 +85,12 @@ pub(crate) async fn watch(inner: Arc<Inner>, mut registry: Registry, stop: Cance
 }
 
 /// One watch; answers why it ended.
-async fn watch_once(inner: &Inner, registry: &mut Registry, backoff: &mut Backoff) -> Status {
+async fn watch_once(
+    inner: &Inner,
+    shard: usize,
+    registry: &mut Registry,
+    backoff: &mut Backoff,
+) -> Status {
     let request = WatchRoutesRequest {
         subscriber: registry.subscriber.clone(),
     };
@@ -80,26 +105,29 @@ async fn watch_once(inner: &Inner, registry: &mut Registry, backoff: &mut Backof
         Ok(Err(status)) => return status,
         Err(_) => return Status::deadline_exceeded("no first answer"),
     };
-    inner.routes.watch_began();
+    inner.routes.watch_began(shard);
     backoff.reset();
     loop {
-        match changes.message().await {
-            Ok(Some(WatchRoutesResponse { routes })) => {
+        match timeout(inner.watch_silent_max, changes.message()).await {
+            Ok(Ok(Some(WatchRoutesResponse { routes }))) => {
                 for route in routes {
                     if let Ok(user) = UserId::from_slice(&route.user_id) {
-                        inner.routes.changed(user, inner.route_of(&route.edges));
+                        let edges = inner.route_of(&route.edges);
+                        inner.routes.changed(shard, user, edges);
                     }
                 }
             }
-            Ok(None) => return Status::unavailable("ended by the registry"),
-            Err(status) => return status,
+            Ok(Ok(None)) => return Status::unavailable("ended by the registry"),
+            Ok(Err(status)) => return status,
+            Err(_) => return Status::deadline_exceeded("the registry is silent"),
         }
     }
 }
 
-/// Looks up what waits, until `stop`.
+/// Looks up what waits for one shard, until `stop`.
 pub(crate) async fn look_up(
     inner: Arc<Inner>,
+    shard: usize,
     mut registry: Registry,
     mut waiting: mpsc::Receiver<Cold>,
     stop: CancellationToken,
@@ -115,11 +143,12 @@ pub(crate) async fn look_up(
                 }
             }
         }
-        let result = look_up_batch(&inner, &mut registry, &mut items).await;
+        let result = look_up_batch(&inner, shard, &mut registry, &mut items).await;
         if let Err(status) = &result
             && !away
         {
-            tracing::warn!(code = ?status.code(), "no routes from the registry");
+            let replica = inner.shards.name(shard);
+            tracing::warn!(replica, code = ?status.code(), "no routes from the registry");
         }
         away = result.is_err();
     }
@@ -128,6 +157,7 @@ pub(crate) async fn look_up(
 /// Hands over what waits, after asking for the routes that are not known.
 async fn look_up_batch(
     inner: &Inner,
+    shard: usize,
     registry: &mut Registry,
     items: &mut Vec<Cold>,
 ) -> Result<(), Status> {
@@ -155,7 +185,7 @@ async fn look_up_batch(
         .collect();
     let mut result = Ok(());
     for users in unknown.chunks(LOOKUP_USERS_MAX) {
-        result = ask(inner, registry, users, &mut routes).await;
+        result = ask(inner, shard, registry, users, &mut routes).await;
         if result.is_err() {
             break;
         }
@@ -177,22 +207,16 @@ async fn look_up_batch(
 /// One `GetRoutes`: fills `routes` and remembers the answer.
 async fn ask(
     inner: &Inner,
+    shard: usize,
     registry: &mut Registry,
     users: &[UserId],
     routes: &mut HashMap<UserId, Option<Route>>,
 ) -> Result<(), Status> {
     Counters::add(&inner.counters.lookups, 1);
-    let request = GetRoutesRequest {
-        subscriber: registry.subscriber.clone(),
-        user_ids: users.iter().map(|user| user.as_bytes().to_vec()).collect(),
-    };
-    let lookup = inner.routes.begin_lookup();
+    let lookup = inner.routes.begin_lookup(shard);
     // The lease is counted from before the question, so that it ends here first.
     let asked = Instant::now();
-    let response = timeout(LOOKUP_DEADLINE, registry.client.get_routes(request))
-        .await
-        .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))?
-        .into_inner();
+    let response = registry.routes_of(users).await?;
     let found: Vec<(UserId, Route)> = response
         .routes
         .iter()

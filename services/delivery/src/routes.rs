@@ -59,6 +59,8 @@ impl Route {
 struct Warm {
     route: Route,
     until: Instant,
+    /// Whose word it is.
+    shard: u32,
 }
 
 /// What is to be done with a push.
@@ -98,13 +100,15 @@ impl Split {
     }
 }
 
-/// The routes that may be used without asking.
+/// The routes that may be used without asking. One cache for all shards, so that a push need not know
+/// whose users it is for.
 pub(crate) struct Routes {
     cache: Cache<UserId, Warm>,
-    validity: Mutex<Validity>,
+    /// By shard.
+    validity: Box<[Mutex<Validity>]>,
 }
 
-/// Whether answers of the registry may be remembered. The hot path does not look here: what is in the
+/// Whether answers of a shard may be remembered. The hot path does not look here: what is in the
 /// cache is valid.
 #[derive(Default)]
 struct Validity {
@@ -119,14 +123,15 @@ struct Validity {
 
 /// A look-up that is under way.
 pub(crate) struct Lookup {
+    shard: usize,
     generation: Option<u64>,
 }
 
 impl Routes {
-    pub(crate) fn new(routes_max: usize) -> Self {
+    pub(crate) fn new(routes_max: usize, shards: usize) -> Self {
         Self {
             cache: Cache::new(routes_max.max(1)),
-            validity: Mutex::new(Validity::default()),
+            validity: (0..shards).map(|_| Mutex::default()).collect(),
         }
     }
 
@@ -160,51 +165,60 @@ impl Routes {
         }
     }
 
-    /// Before the registry is asked.
-    pub(crate) fn begin_lookup(&self) -> Lookup {
-        let mut validity = self.validity.lock();
+    /// Before a shard is asked; one look-up of each at a time.
+    pub(crate) fn begin_lookup(&self, shard: usize) -> Lookup {
+        let mut validity = self.validity[shard].lock();
         validity.changed = Some(HashSet::new());
         Lookup {
+            shard,
             generation: validity.watched.then_some(validity.generation),
         }
     }
 
-    /// Remembers an answer, as far as nothing has changed since the registry was asked.
+    /// Remembers an answer, as far as nothing has changed since the shard was asked.
     pub(crate) fn end_lookup(
         &self,
         lookup: &Lookup,
         routes: impl IntoIterator<Item = (UserId, Route)>,
         until: Instant,
     ) {
-        let mut validity = self.validity.lock();
+        let mut validity = self.validity[lookup.shard].lock();
         let changed = validity.changed.take().unwrap_or_default();
         let valid = validity.watched && lookup.generation == Some(validity.generation);
         if !valid || changed.len() >= CHANGED_MAX {
             return;
         }
+        let shard = number(lookup.shard);
         for (user, route) in routes {
             if !changed.contains(&user) {
-                self.cache.insert(user, Warm { route, until });
+                let warm = Warm {
+                    route,
+                    until,
+                    shard,
+                };
+                self.cache.insert(user, warm);
             }
         }
     }
 
-    /// From now on the registry tells changes.
-    pub(crate) fn watch_began(&self) {
-        self.validity.lock().watched = true;
+    /// From now on the shard tells changes.
+    pub(crate) fn watch_began(&self, shard: usize) {
+        self.validity[shard].lock().watched = true;
     }
 
-    /// Changes are told no longer: nothing that is known is certain.
-    pub(crate) fn watch_broke(&self) {
-        let mut validity = self.validity.lock();
+    /// The shard tells changes no longer: nothing that is known by its word is certain. Looks through
+    /// all routes, some milliseconds, in the task of the broken watch.
+    pub(crate) fn watch_broke(&self, shard: usize) {
+        let mut validity = self.validity[shard].lock();
         validity.watched = false;
         validity.generation += 1;
-        self.cache.clear();
+        let broken = number(shard);
+        self.cache.retain(|_, warm| warm.shard != broken);
     }
 
-    /// The registry told a new route, or that the user has no session any more.
-    pub(crate) fn changed(&self, user: UserId, route: Option<Route>) {
-        let mut validity = self.validity.lock();
+    /// The shard told a new route, or that the user has no session any more.
+    pub(crate) fn changed(&self, shard: usize, user: UserId, route: Option<Route>) {
+        let mut validity = self.validity[shard].lock();
         if let Some(changed) = &mut validity.changed
             && changed.len() < CHANGED_MAX
         {
@@ -213,8 +227,8 @@ impl Routes {
         match route {
             // The lease goes on; a route that is not remembered is not wanted.
             Some(route) => {
-                if let Some(Warm { until, .. }) = self.cache.peek(&user) {
-                    self.cache.insert(user, Warm { route, until });
+                if let Some(known) = self.cache.peek(&user) {
+                    self.cache.insert(user, Warm { route, ..known });
                 }
             }
             None => {
@@ -230,16 +244,18 @@ impl Routes {
 
     #[cfg(test)]
     pub(crate) fn is_watched(&self) -> bool {
-        self.validity.lock().watched
+        self.validity.iter().all(|shard| shard.lock().watched)
     }
 
-    /// Changes that were told while the running look-up, if any, was under way.
+    /// Changes that the first shard told while its running look-up, if any, was under way.
     #[cfg(test)]
     pub(crate) fn changes(&self) -> usize {
-        self.validity
-            .lock()
-            .changed
-            .as_ref()
-            .map_or(0, HashSet::len)
+        let first = self.validity[0].lock();
+        first.changed.as_ref().map_or(0, HashSet::len)
     }
+}
+
+/// The number of a shard, as it is remembered with each route; there are few shards.
+fn number(shard: usize) -> u32 {
+    u32::try_from(shard).unwrap_or(u32::MAX)
 }

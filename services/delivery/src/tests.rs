@@ -14,6 +14,7 @@ mod announcing;
 mod costs;
 mod fake;
 mod pushing;
+mod shards;
 
 const HERE: &str = "here:1";
 const THERE: &str = "there:1";
@@ -54,7 +55,8 @@ impl Setup {
             Some(connector) => Ok(identified(connector)),
             None => Err("no such edge".into()),
         });
-        let delivery = Delivery::start(config, here.clone(), channel, connect, &tasks);
+        let registries = Registries::one(channel);
+        let delivery = Delivery::start(config, here.clone(), &registries, connect, &tasks);
         Self {
             delivery,
             registry,
@@ -221,6 +223,21 @@ async fn a_broken_watch_forgets_all_routes() {
     eventually("the watch comes back", || routes.is_watched()).await;
     setup.delivery.push(frame(user, 4));
     eventually("it is remembered again", || routes.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_falls_silent_is_over_and_its_routes_are_forgotten() {
+    let config = DeliveryConfig {
+        watch_silent_max: Duration::from_millis(500),
+        ..DeliveryConfig::new(HERE, "test")
+    };
+    let setup = Setup::with(config).watched().await;
+    setup.warm_user(&[HERE]).await;
+    // This registry never says anything by itself.
+    let routes = &setup.delivery.inner.routes;
+    eventually("all is forgotten", || routes.len() == 0).await;
+    let watches = || setup.registry.0.state.lock().watchers.len();
+    eventually("there is another watch", || watches() > 1).await;
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ mod validate;
 mod wire;
 
 pub use config::Config;
+pub use delivery::Registries;
 pub use inbox::INBOX_GROUP;
 pub use sequencer::SEQUENCER_GROUP;
 pub use users::USERS_GROUP;
@@ -77,7 +78,7 @@ pub struct Deps {
     /// The profile service.
     pub profile: ServiceChannel,
     /// The registry of sessions.
-    pub registry: ServiceChannel,
+    pub registries: Registries,
     /// Makes channels to other edges.
     pub connect: ConnectEdge,
 }
@@ -102,18 +103,15 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         clock,
         verifier,
         profile,
-        registry,
+        registries,
         connect,
     } = deps;
     let tasks = Tasks::new();
     let epoch = u64::try_from(clock.now_unix_ms()).unwrap_or(0);
     let own_edge = config.advertised_edge.clone();
     let announcer = Announcer::start(
-        AnnouncerConfig {
-            edge: own_edge.clone(),
-            epoch,
-        },
-        registry.clone(),
+        AnnouncerConfig::new(own_edge.clone(), epoch),
+        &registries,
         &tasks,
     );
     let directory = Arc::new(Directory::new(profile));
@@ -130,7 +128,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
     let delivery = Delivery::start(
         DeliveryConfig::new(own_edge, subscriber),
         edge.clone() as Arc<dyn LocalEdge>,
-        registry,
+        &registries,
         connect,
         &tasks,
     );

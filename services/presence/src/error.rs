@@ -1,15 +1,26 @@
 //! What can go wrong, and what callers are told of it.
 
 use proto::error::v1::ErrorReason;
-use runtime::status::ApiError;
+use runtime::{shards::ShardsError, status::ApiError};
 
 use crate::store::StoreError;
+
+/// Why the service does not start with this configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The list of replicas is none.
+    #[error(transparent)]
+    Replicas(#[from] ShardsError),
+    /// A replica must know which one it is.
+    #[error("name: {0:?} is not among the replicas")]
+    Name(String),
+}
 
 /// Why the registry refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// A later process announces as this edge.
-    #[error("a later epoch of this edge is known")]
+    /// A later process announces as this edge, and is there.
+    #[error("a later epoch of this edge is there")]
     StaleEpoch,
     /// The edge has opened another stream since.
     #[error("the edge has a newer stream")]

@@ -1,6 +1,10 @@
 //! The gRPC side: validates, converts, and nothing else.
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{Stream, StreamExt, stream};
 use proto::{
@@ -13,14 +17,16 @@ use proto::{
     },
 };
 use runtime::{
+    auth::{Caller, caller},
     ids::{InvalidId, UserId},
     status::ApiError,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Shared,
+    get::{self, Online, Scope, UserPresence},
     registry::{Announcement, Seen, StreamKey, UserRoute},
 };
 
@@ -32,6 +38,8 @@ const ROUTES_USERS_MAX: usize = 1_000;
 const ANNOUNCE_SESSIONS_MAX: usize = 50_000;
 /// Changes in one answer of a watch.
 const CHANGES_MAX: usize = 1_000;
+/// How long a watch may say nothing; the contract's number.
+const WATCH_IDLE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of an edge's address and of a subscriber's name.
 const NAME_BYTES_MAX: usize = 256;
 
@@ -54,38 +62,26 @@ impl PresenceService for PresenceGrpc {
         &self,
         request: Request<GetPresenceRequest>,
     ) -> Result<Response<GetPresenceResponse>, Status> {
+        let scope = match caller(&request)? {
+            Caller::User(_) => Scope::Everywhere,
+            Caller::Service(_) => Scope::Here,
+        };
         let user_ids = request.into_inner().user_ids;
         count_in_range("user_ids", user_ids.len(), PRESENCE_USERS_MAX)?;
         let users: Result<Vec<UserId>, InvalidId> =
             user_ids.iter().map(|id| UserId::parse(id)).collect();
         let users = users.map_err(|error| malformed("user_ids", &error))?;
-        let online: Vec<bool> = {
-            let registry = self.shared.registry.lock();
-            users.iter().map(|user| registry.is_online(*user)).collect()
+        let presences = get::presences(&self.shared, &users, scope).await;
+        let presences = presences.map_err(ApiError::from)?.into_iter();
+        let to_wire = |(presence, user_id): (UserPresence, String)| WirePresence {
+            user_id,
+            online: presence.online == Online::Yes,
+            last_seen_unix_ms: presence.last_seen_unix_ms,
+            unknown: presence.online == Online::Unknown,
         };
-        let offline = users
-            .iter()
-            .zip(&online)
-            .filter(|(_, online)| !**online)
-            .map(|(user, _)| *user)
-            .collect();
-        let seen = self
-            .shared
-            .last_seen
-            .get(offline)
-            .await
-            .map_err(ApiError::from)?;
-        let presences = users
-            .iter()
-            .zip(online)
-            .zip(user_ids)
-            .map(|((user, online), user_id)| WirePresence {
-                user_id,
-                online,
-                last_seen_unix_ms: seen.get(user).copied().filter(|_| !online).unwrap_or(0),
-            })
-            .collect();
-        Ok(Response::new(GetPresenceResponse { presences }))
+        Ok(Response::new(GetPresenceResponse {
+            presences: presences.zip(user_ids).map(to_wire).collect(),
+        }))
     }
 }
 
@@ -141,14 +137,20 @@ impl RegistryService for RegistryGrpc {
         let users: Result<Vec<UserId>, InvalidId> =
             user_ids.iter().map(|id| UserId::from_slice(id)).collect();
         let users = users.map_err(|error| malformed("user_ids", &error))?;
-        let (routes, lease) =
-            self.shared
-                .registry
-                .lock()
-                .routes(&subscriber, &users, Instant::now());
+        let now = Instant::now();
+        let (routes, lease, complete) = {
+            let mut registry = self.shared.registry.lock();
+            let (routes, lease) = registry.routes(&subscriber, &users, now);
+            (routes, lease, registry.is_complete(now))
+        };
+        // The routes are in the order of the users, who may be left out.
+        let mut found = routes.iter().map(|(user, _)| *user).peekable();
+        let mut left_out = users.iter().filter(|user| found.next_if_eq(user).is_none());
+        let complete = complete && left_out.all(|user| self.shared.peers.owns(*user));
         Ok(Response::new(GetRoutesResponse {
             routes: routes.into_iter().map(to_wire).collect(),
             lease_ms: u32::try_from(lease.as_millis()).unwrap_or(u32::MAX),
+            complete,
         }))
     }
 
@@ -235,11 +237,11 @@ impl AnnouncingEdge {
             return Ok(opened.key);
         }
         name_valid("edge", &request.edge)?;
-        let key = self
-            .shared
-            .registry
-            .lock()
-            .open_stream(&request.edge, request.epoch)?;
+        let key = self.shared.registry.lock().open_stream(
+            &request.edge,
+            request.epoch,
+            Instant::now(),
+        )?;
         self.opened = Some(Opened {
             key,
             edge: request.edge.clone(),
@@ -266,7 +268,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The next changes.
+    /// The next changes; none if nothing has changed for a while.
     async fn next(&self) -> Option<Result<Vec<Route>, ApiError>> {
         loop {
             let changes =
@@ -275,7 +277,11 @@ impl Watcher {
                     .lock()
                     .changes(self.number, CHANGES_MAX, Instant::now());
             match changes {
-                Ok(routes) if routes.is_empty() => self.wake.notified().await,
+                Ok(routes) if routes.is_empty() => {
+                    if timeout(WATCH_IDLE_MAX, self.wake.notified()).await.is_err() {
+                        return Some(Ok(Vec::new()));
+                    }
+                }
                 Ok(routes) => return Some(Ok(routes.into_iter().map(to_wire).collect())),
                 Err(error) => return Some(Err(error.into())),
             }

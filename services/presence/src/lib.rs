@@ -1,9 +1,14 @@
 //! Presence: the registry of live sessions, who is online, and when the others were last seen.
+//!
+//! Each replica owns the users that hash to its name: their sessions are announced to it, and it notes
+//! when they were last seen. All replicas share the store.
 
 mod config;
 mod error;
+mod get;
 mod grpc;
 mod last_seen;
+mod peers;
 mod registry;
 pub mod store;
 
@@ -17,7 +22,7 @@ use proto::presence::v1::{
     presence_service_server::PresenceServiceServer, registry_service_server::RegistryServiceServer,
 };
 use runtime::{
-    auth::Access,
+    auth::{Access, ServiceIdentity},
     clock::Clock,
     server::{INTERNAL_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX},
     shutdown::{CancellationToken, Tasks},
@@ -25,7 +30,9 @@ use runtime::{
 use tonic::service::RoutesBuilder;
 
 pub use config::Config;
+pub use error::ConfigError;
 use last_seen::LastSeen;
+use peers::Peers;
 use registry::{Now, Registry};
 use store::Store;
 
@@ -44,6 +51,8 @@ pub struct Deps {
     pub store: Arc<dyn Store>,
     /// Tells what time users were seen at.
     pub clock: Arc<dyn Clock>,
+    /// Who this is to the other replicas.
+    pub identity: ServiceIdentity,
     /// End with the process: then the streams end, and who is online is noted as seen.
     pub tasks: Tasks,
 }
@@ -56,14 +65,16 @@ pub struct Presence {
 
 pub(crate) struct Shared {
     registry: Mutex<Registry>,
+    peers: Peers,
     last_seen: LastSeen,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 }
 
-/// Starts the service.
-pub async fn start(config: Config, deps: Deps) -> Presence {
+/// Starts the service. It does not wait for the other replicas.
+pub async fn start(config: Config, deps: Deps) -> Result<Presence, ConfigError> {
     let shared = Arc::new(Shared {
+        peers: Peers::new(&config, &deps.identity)?,
         last_seen: LastSeen::new(deps.store, config.seen_waiting_max),
         registry: Mutex::new(Registry::new(config, Instant::now())),
         clock: deps.clock,
@@ -79,7 +90,7 @@ pub async fn start(config: Config, deps: Deps) -> Presence {
         };
         writer.last_seen.run(writer.stop.clone(), online).await;
     });
-    Presence { shared }
+    Ok(Presence { shared })
 }
 
 impl Presence {

@@ -64,8 +64,10 @@ impl Registry {
         &mut self,
         edge: &str,
         epoch: u64,
+        now: Instant,
     ) -> Result<StreamKey, RegistryError> {
-        self.edges.open_stream(edge, epoch, self.config.edges_max)
+        let edges_max = self.config.edges_max;
+        self.edges.open_stream(edge, epoch, edges_max, now)
     }
 
     /// Applies one request of an edge's stream. What came or went is added to `seen`, also when the
@@ -83,7 +85,7 @@ impl Registry {
             opened,
             closed,
         } = announcement;
-        self.edges.begin_request(key, snapshot)?;
+        self.edges.begin_request(key, snapshot, now.instant)?;
         for (user, session_id) in opened {
             if self.edges.sessions() >= self.config.sessions_max {
                 return Err(RegistryError::Full);
@@ -114,9 +116,10 @@ impl Registry {
         self.edges.close_stream(key, now);
     }
 
-    /// Forgets edges whose grace is over, and leases. To be called about every second.
+    /// Notices edges that are silent; forgets those whose grace is over, and leases. To be called about every second.
     pub(crate) fn expire(&mut self, now: Now) -> Seen {
         let mut seen = Seen::new();
+        self.edges.close_silent(now, self.config.edge_silent);
         for gone in self.edges.expire(now.instant, self.config.edge_grace) {
             for (session_id, user) in gone.sessions {
                 self.remove(
@@ -204,6 +207,17 @@ impl Registry {
             )
         };
         Ok(users.into_iter().map(route).collect())
+    }
+
+    /// Whether all edges had the time to announce themselves since the start.
+    pub(crate) fn is_warm(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) >= self.config.warm_up
+    }
+
+    /// Whether a user who is not here has no session for certain: also no edge that is known may hold
+    /// sessions which it has not told.
+    pub(crate) fn is_complete(&self, now: Instant) -> bool {
+        self.is_warm(now) && self.edges.are_in_step()
     }
 
     pub(crate) fn is_online(&self, user: UserId) -> bool {

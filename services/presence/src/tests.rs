@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use delivery::{Announcer, AnnouncerConfig, Broadcast, Delivery, DeliveryConfig, LocalEdge};
+use delivery::{
+    Announcer, AnnouncerConfig, Broadcast, Delivery, DeliveryConfig, LocalEdge, Registries,
+};
+use futures_util::StreamExt;
 use proto::{
     error::v1::ErrorReason,
     presence::v1::{
@@ -24,6 +27,8 @@ use tonic::{Code, Status, Streaming, metadata::MetadataValue};
 
 use super::*;
 use crate::store::sqlite::SqliteStore;
+
+mod replicas;
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -79,33 +84,27 @@ impl World {
     }
 
     async fn run(&self, listener: TcpListener, config: Config) -> Running {
-        let tasks = Tasks::new();
         let deps = Deps {
             store: Arc::new(SqliteStore::open(&self.path()).unwrap()),
             clock: Arc::new(self.clock.clone()),
-            tasks: tasks.clone(),
+            identity: self.identity(),
+            tasks: Tasks::new(),
         };
-        let presence = start(config, deps).await;
-        let mut routes = RoutesBuilder::default();
-        presence.add_to(&mut routes);
         let verifier = Verifier::new(Arc::new(SystemClock), self.service_key.public());
         verifier
             .set_user_keys(vec![self.user_key.user_key()])
             .unwrap();
-        let serving = tokio::spawn(server::serve(
-            listener,
-            routes.routes(),
-            AuthLayer::new(verifier, policy),
-            ServerConfig::default(),
-            tasks.stop_token(),
-        ));
-        Running { tasks, serving }
+        Running::start(listener, config, deps, verifier).await
     }
 
     async fn restart(&self, running: Running) -> Running {
         running.stop().await;
         let listener = TcpListener::bind(self.address).await.unwrap();
-        self.run(listener, Config::default()).await
+        self.run(listener, warm()).await
+    }
+
+    fn identity(&self) -> ServiceIdentity {
+        ServiceIdentity::new("presence", self.service_key.clone(), Arc::new(SystemClock))
     }
 
     fn registry(&self) -> RegistryServiceClient<ServiceChannel> {
@@ -125,15 +124,43 @@ impl World {
     }
 
     fn announcer(&self, tasks: &Tasks) -> Announcer {
-        let config = AnnouncerConfig {
-            edge: EDGE.to_owned(),
-            epoch: 1,
-        };
-        Announcer::start(config, self.channel.clone(), tasks)
+        let registries = Registries::one(self.channel.clone());
+        Announcer::start(patient(EDGE), &registries, tasks)
+    }
+}
+
+/// An edge whose sessions wait for longer than anything here takes, however busy the machine is.
+fn patient(edge: &str) -> AnnouncerConfig {
+    AnnouncerConfig {
+        opened_max: Duration::from_secs(60),
+        ..AnnouncerConfig::new(edge, 1)
+    }
+}
+
+/// Without a time in which nothing is certain: these edges are there before anybody asks.
+fn warm() -> Config {
+    Config {
+        warm_up: Duration::ZERO,
+        ..Config::default()
     }
 }
 
 impl Running {
+    async fn start(listener: TcpListener, config: Config, deps: Deps, verifier: Verifier) -> Self {
+        let tasks = deps.tasks.clone();
+        let presence = start(config, deps).await.unwrap();
+        let mut routes = RoutesBuilder::default();
+        presence.add_to(&mut routes);
+        let serving = tokio::spawn(server::serve(
+            listener,
+            routes.routes(),
+            AuthLayer::new(verifier, policy),
+            ServerConfig::default(),
+            tasks.stop_token(),
+        ));
+        Self { tasks, serving }
+    }
+
     /// Streams end by themselves, and the server drains before anything is cut.
     async fn stop(self) {
         assert!(self.tasks.stop(DEADLINE).await);
@@ -142,17 +169,31 @@ impl Running {
     }
 }
 
+/// Any user's.
+fn bearer(key: &KeyPair) -> MetadataValue<tonic::metadata::Ascii> {
+    let now = SystemClock.now_unix_ms();
+    let caller = UserCaller {
+        user_id: UserId::generate(),
+        device_id: DeviceId::generate(),
+        issued_unix_ms: now,
+        expires_unix_ms: now + 60_000,
+    };
+    let token = key.sign_user(&caller).unwrap();
+    format!("Bearer {token}").parse().unwrap()
+}
+
 fn shown(user: UserId, online: bool, last_seen_unix_ms: i64) -> WirePresence {
     WirePresence {
         user_id: user.to_string(),
         online,
         last_seen_unix_ms,
+        unknown: false,
     }
 }
 
 #[tokio::test]
 async fn presence_is_online_while_there_is_a_session_and_then_when_it_ended() {
-    let (world, running) = World::start(Config::default()).await;
+    let (world, running) = World::start(warm()).await;
     let tasks = Tasks::new();
     let announcer = world.announcer(&tasks);
     let (user, never) = (UserId::generate(), UserId::generate());
@@ -178,7 +219,7 @@ async fn presence_is_online_while_there_is_a_session_and_then_when_it_ended() {
 async fn an_edge_that_vanishes_takes_its_users_offline() {
     let config = Config {
         edge_grace: Duration::from_millis(10),
-        ..Config::default()
+        ..warm()
     };
     let (world, running) = World::start(config).await;
     let tasks = Tasks::new();
@@ -196,7 +237,7 @@ async fn an_edge_that_vanishes_takes_its_users_offline() {
 
 #[tokio::test]
 async fn last_seen_survives_a_restart_and_who_was_online_was_seen() {
-    let (world, running) = World::start(Config::default()).await;
+    let (world, running) = World::start(warm()).await;
     let tasks = Tasks::new();
     let announcer = world.announcer(&tasks);
     let (gone, online) = (UserId::generate(), UserId::generate());
@@ -237,7 +278,7 @@ impl LocalEdge for Counting {
 
 #[tokio::test]
 async fn a_restarted_registry_is_complete_again_and_pushes_flow() {
-    let (world, running) = World::start(Config::default()).await;
+    let (world, running) = World::start(warm()).await;
     let tasks = Tasks::new();
     let announcer = world.announcer(&tasks);
     let users: Vec<UserId> = (0..20_000).map(|_| UserId::generate()).collect();
@@ -248,7 +289,7 @@ async fn a_restarted_registry_is_complete_again_and_pushes_flow() {
     let delivery = Delivery::start(
         DeliveryConfig::new(EDGE, "asker"),
         sessions.clone(),
-        world.channel.clone(),
+        &Registries::one(world.channel.clone()),
         Arc::new(|_| Err("no other edge".into())),
         &tasks,
     );
@@ -287,7 +328,7 @@ async fn a_restarted_registry_is_complete_again_and_pushes_flow() {
 
 #[tokio::test]
 async fn an_announced_change_reaches_who_was_told_the_route() {
-    let (world, running) = World::start(Config::default()).await;
+    let (world, running) = World::start(warm()).await;
     let tasks = Tasks::new();
     let announcer = world.announcer(&tasks);
     let user = UserId::generate();
@@ -301,8 +342,11 @@ async fn an_announced_change_reaches_who_was_told_the_route() {
         .await
         .unwrap()
         .into_inner();
-    let first = next(&mut changes).await.unwrap().unwrap();
-    assert!(first.routes.is_empty());
+    // The first says that the watch is in force, the second that it still is.
+    for _ in 0..2 {
+        let nothing = next(&mut changes).await.unwrap().unwrap();
+        assert!(nothing.routes.is_empty());
+    }
     let ask = GetRoutesRequest {
         subscriber: "asker".to_owned(),
         user_ids: vec![
@@ -347,7 +391,7 @@ fn reason<T>(result: Result<T, Status>) -> ErrorReason {
 
 #[tokio::test]
 async fn bad_requests_have_named_reasons() {
-    let (world, running) = World::start(Config::default()).await;
+    let (world, running) = World::start(warm()).await;
     let get = async |user_ids: Vec<String>| {
         let mut client = PresenceServiceClient::new(world.channel.clone());
         reason(client.get_presence(GetPresenceRequest { user_ids }).await)
@@ -420,10 +464,14 @@ async fn bad_requests_have_named_reasons() {
     };
     use ErrorReason as R;
     assert_eq!(announce(vec![good.clone()]).await, None);
+    let stays = futures_util::stream::iter([good.clone()]).chain(futures_util::stream::pending());
+    let mut there = world.registry().announce(stays).await.unwrap().into_inner();
+    assert!(next(&mut there).await.unwrap().is_some());
     assert_eq!(
         announce(vec![with(|r| r.epoch = 1)]).await,
         Some(R::FieldOutOfRange)
     );
+    drop(there);
     assert_eq!(
         announce(vec![with(|r| r.snapshot = false)]).await,
         Some(R::FieldRequired)
@@ -451,16 +499,8 @@ async fn bad_requests_have_named_reasons() {
 
 #[tokio::test]
 async fn users_may_ask_for_presence_and_not_touch_the_registry() {
-    let (world, running) = World::start(Config::default()).await;
-    let now = SystemClock.now_unix_ms();
-    let caller = UserCaller {
-        user_id: UserId::generate(),
-        device_id: DeviceId::generate(),
-        issued_unix_ms: now,
-        expires_unix_ms: now + 60_000,
-    };
-    let token = world.user_key.sign_user(&caller).unwrap();
-    let bearer: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
+    let (world, running) = World::start(warm()).await;
+    let bearer = bearer(&world.user_key);
     let uri = format!("http://{}", world.address).parse().unwrap();
     let channel = channel::tcp(uri);
     let mut request = tonic::Request::new(GetPresenceRequest {

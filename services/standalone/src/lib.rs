@@ -67,7 +67,11 @@ impl Config {
             data,
             messaging: messaging::Config::default(),
             profile: profile::config::Config::default(),
-            presence: presence::Config::default(),
+            presence: presence::Config {
+                // All edges there are start with it.
+                warm_up: Duration::ZERO,
+                ..presence::Config::default()
+            },
             server: ServerConfig::default(),
             clock: Arc::new(SystemClock),
             log_bytes_max: None,
@@ -106,7 +110,9 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let service_key = KeyPair::load_or_create(&data.join("keys/services.pem"))?;
     let verifier = Verifier::new(config.clock.clone(), service_key.public());
     let (connector, incoming) = channel::pipe();
-    let as_messaging = ServiceIdentity::new("messaging", service_key, config.clock.clone());
+    let identity =
+        |name: &str| ServiceIdentity::new(name, service_key.clone(), config.clock.clone());
+    let as_messaging = identity("messaging");
     let services = Tasks::new();
 
     let profile = profile::start(
@@ -130,10 +136,11 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
                 &data.join("presence.db"),
             )?),
             clock: config.clock.clone(),
+            identity: identity("presence"),
             tasks: services.clone(),
         },
     )
-    .await;
+    .await?;
     let internal = || as_messaging.on(connector.channel());
     let to_edges = as_messaging.on(connector.channel());
     let messaging = messaging::start(
@@ -146,7 +153,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             clock: config.clock.clone(),
             verifier: verifier.clone(),
             profile: internal(),
-            registry: internal(),
+            registries: messaging::Registries::one(internal()),
             connect: Arc::new(move |_| Ok(to_edges.clone())),
         },
     )

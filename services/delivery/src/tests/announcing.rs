@@ -9,12 +9,21 @@ use super::*;
 use crate::{Announcer, AnnouncerConfig};
 
 fn start(tasks: &Tasks) -> (Registry, Announcer) {
+    start_with(patient(), tasks)
+}
+
+/// Sessions wait for longer than anything here takes, however busy the machine is.
+fn patient() -> AnnouncerConfig {
+    AnnouncerConfig {
+        opened_max: Duration::from_secs(60),
+        ..AnnouncerConfig::new(HERE, 5)
+    }
+}
+
+fn start_with(config: AnnouncerConfig, tasks: &Tasks) -> (Registry, Announcer) {
     let (registry, channel) = Registry::start();
-    let config = AnnouncerConfig {
-        edge: HERE.to_owned(),
-        epoch: 5,
-    };
-    (registry, Announcer::start(config, channel, tasks))
+    let registries = Registries::one(channel);
+    (registry, Announcer::start(config, &registries, tasks))
 }
 
 #[tokio::test]
@@ -114,22 +123,68 @@ async fn a_registry_that_lost_the_sessions_is_told_all_of_them() {
 }
 
 #[tokio::test]
-async fn a_session_that_opens_while_the_registry_is_away_waits_for_it_but_not_for_ever() {
+async fn a_session_that_opens_while_the_registry_is_away_does_not_wait_and_is_told_later() {
     let tasks = Tasks::new();
     let (registry, announcer) = start(&tasks);
     announcer.opened(UserId::generate(), 1).await;
     registry.0.state.lock().refuse_announcing = true;
     registry.restart_announcing();
-    let gone = UserId::generate();
-    let given_up = announcer.opened(gone, 2);
-    given_up.await;
+    // Who opens before that is noticed goes on as soon as it is.
+    announcer.opened(UserId::generate(), 2).await;
+    eventually("it is noticed", || !announcer.all_answer()).await;
+    let (gone, user) = (UserId::generate(), UserId::generate());
+    assert!(announcer.opened(gone, 3).now_or_never().is_some());
+    assert!(announcer.opened(user, 4).now_or_never().is_some());
     assert!(registry.0.state.lock().sessions.is_empty());
-    announcer.closed(gone, 2);
-    let user = UserId::generate();
-    let waits = announcer.opened(user, 3);
+    announcer.closed(gone, 3);
     registry.0.state.lock().refuse_announcing = false;
-    waits.await;
-    let both = || registry.0.state.lock().sessions.len() == 2;
-    eventually("both are known and the closed one is not", both).await;
-    assert_eq!(registry.0.state.lock().sessions.get(&3), Some(&user));
+    let known = || registry.0.state.lock().sessions.len() == 3;
+    eventually("all but the closed one are known", known).await;
+    assert_eq!(registry.0.state.lock().sessions.get(&4), Some(&user));
+    // And the next one waits again, since it need not wait long.
+    eventually("it is noticed", || announcer.all_answer()).await;
+    announcer.opened(UserId::generate(), 5).await;
+    assert!(registry.0.state.lock().sessions.contains_key(&5));
+}
+
+#[tokio::test]
+async fn a_registry_that_lets_sessions_wait_in_vain_holds_up_no_more_of_them() {
+    let tasks = Tasks::new();
+    let (registry, announcer) = start_with(AnnouncerConfig::new(HERE, 5), &tasks);
+    announcer.opened(UserId::generate(), 1).await;
+    let gate = &registry.0.announce_gate;
+    gate.forget_permits(Semaphore::MAX_PERMITS);
+    let all = async {
+        for session_id in 2..1_000 {
+            announcer.opened(UserId::generate(), session_id).await;
+        }
+    };
+    // Far less than all of them take that wait after each other.
+    let in_time = tokio::time::timeout(Duration::from_secs(60), all).await;
+    assert!(in_time.is_ok(), "every session waits");
+    assert_eq!(registry.0.state.lock().announced.len(), 2);
+    gate.add_permits(100);
+    let known = || registry.0.state.lock().sessions.len() == 999;
+    eventually("all are known", known).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_has_nothing_to_tell_finds_out_that_the_registry_is_gone() {
+    let tasks = Tasks::new();
+    let config = AnnouncerConfig {
+        idle_max: Duration::from_millis(10),
+        ..patient()
+    };
+    let (registry, announcer) = start_with(config, &tasks);
+    announcer.opened(UserId::generate(), 1).await;
+    let requests = || registry.0.state.lock().announced.len();
+    eventually("it asks without a reason", || requests() > 3).await;
+    // It takes requests and answers none, as one that is stopped or cut off.
+    registry
+        .0
+        .announce_gate
+        .forget_permits(Semaphore::MAX_PERMITS);
+    let streams = || registry.0.state.lock().announce_streams;
+    assert_eq!(streams(), 1);
+    eventually("there is another stream", || streams() > 1).await;
 }

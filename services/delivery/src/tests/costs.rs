@@ -28,7 +28,7 @@ async fn costs() {
     let delivery = Delivery::start(
         DeliveryConfig::new(HERE, "test"),
         Arc::new(Sink),
-        registry,
+        &Registries::one(registry),
         Arc::new(|_| Err("no other edge".into())),
         &Tasks::new(),
     );
@@ -37,7 +37,7 @@ async fn costs() {
     let users: Vec<UserId> = (0..USERS).map(|_| UserId::generate()).collect();
     let before = resident_bytes();
     let until = Instant::now() + Duration::from_secs(600);
-    let lookup = routes.begin_lookup();
+    let lookup = routes.begin_lookup(0);
     let here = users.iter().map(|user| (*user, Route::One(Target::Here)));
     routes.end_lookup(&lookup, here, until);
     let bytes = resident_bytes().saturating_sub(before);

@@ -69,6 +69,8 @@ pub(super) struct FakeState {
     pub(super) watchers: Vec<mpsc::Sender<Result<WatchRoutesResponse, Status>>>,
     pub(super) refuse_watches: bool,
     pub(super) refuse_lookups: bool,
+    /// Answers do not say that who is left out has no session.
+    pub(super) incomplete: bool,
     /// Requests of all streams of announcements, and how many streams there were.
     pub(super) announced: Vec<AnnounceRequest>,
     pub(super) announce_streams: u64,
@@ -195,7 +197,7 @@ impl RegistryService for Registry {
             .map(|id| UserId::from_slice(id).unwrap())
             .collect();
         // The routes as they are before the wait, so that they may be old when they arrive.
-        let routes = {
+        let (routes, complete) = {
             let mut state = self.0.state.lock();
             state.lookups.push(users.clone());
             if state.refuse_lookups {
@@ -208,12 +210,14 @@ impl RegistryService for Registry {
                     edges,
                 })
             };
-            users.iter().filter_map(route).collect()
+            let routes = users.iter().filter_map(route).collect();
+            (routes, !state.incomplete)
         };
         self.0.gate.acquire().await.unwrap().forget();
         Ok(Response::new(GetRoutesResponse {
             routes,
             lease_ms: 60_000,
+            complete,
         }))
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Edges {
     next_stream: u64,
     /// Of all edges.
     sessions: usize,
+    /// Edges that may hold sessions which are not known.
+    out_of_step: usize,
 }
 
 struct Edge {
@@ -43,7 +45,9 @@ struct Edge {
     epoch: u64,
     /// The stream that counts.
     stream: u64,
-    /// When it ended, if it did.
+    /// When it last said anything.
+    heard: Instant,
+    /// When it ended, or was found silent, if it did.
     ended: Option<Now>,
     snapshot: Snapshot,
     sessions: HashMap<u64, UserId>,
@@ -73,6 +77,13 @@ pub(super) struct Gone {
     pub(super) ended_unix_ms: i64,
 }
 
+impl Edge {
+    /// One if it may hold sessions which are not known.
+    fn out_of_step(&self) -> usize {
+        usize::from(self.ended.is_some() || self.snapshot != Snapshot::Done)
+    }
+}
+
 impl Edges {
     /// How many sessions are known.
     pub(super) fn sessions(&self) -> usize {
@@ -85,26 +96,37 @@ impl Edges {
             .collect()
     }
 
+    /// Whether every edge that is known is there and has told everything.
+    pub(super) fn are_in_step(&self) -> bool {
+        self.out_of_step == 0
+    }
+
     pub(super) fn open_stream(
         &mut self,
         name: &str,
         epoch: u64,
         edges_max: usize,
+        now: Instant,
     ) -> Result<StreamKey, RegistryError> {
         self.next_stream += 1;
         let stream = self.next_stream;
-        if let Some(number) = self.by_name.get(name)
-            && let Some(edge) = self.by_number.get_mut(number)
+        if let Some(number) = self.by_name.get(name).copied()
+            && let Some(edge) = self.by_number.get(&number)
         {
-            if epoch < edge.epoch {
+            // Epochs are told by clocks, and a clock may be wrong: it decides only between two that
+            // are both there.
+            if epoch < edge.epoch && edge.ended.is_none() {
                 return Err(RegistryError::StaleEpoch);
             }
-            edge.epoch = epoch;
-            edge.stream = stream;
-            edge.ended = None;
-            edge.snapshot = Snapshot::Expected;
+            self.change(number, |edge| {
+                edge.epoch = epoch;
+                edge.stream = stream;
+                edge.heard = now;
+                edge.ended = None;
+                edge.snapshot = Snapshot::Expected;
+            });
             return Ok(StreamKey {
-                edge: *number,
+                edge: number,
                 stream,
             });
         }
@@ -116,18 +138,18 @@ impl Edges {
         self.next_number = number.checked_add(1).ok_or(RegistryError::Full)?;
         let name: Arc<str> = name.into();
         self.by_name.insert(name.clone(), number);
-        self.by_number.insert(
-            number,
-            Edge {
-                name,
-                epoch,
-                stream,
-                ended: None,
-                snapshot: Snapshot::Expected,
-                sessions: HashMap::new(),
-                leftover: HashMap::new(),
-            },
-        );
+        let edge = Edge {
+            name,
+            epoch,
+            stream,
+            heard: now,
+            ended: None,
+            snapshot: Snapshot::Expected,
+            sessions: HashMap::new(),
+            leftover: HashMap::new(),
+        };
+        self.out_of_step += edge.out_of_step();
+        self.by_number.insert(number, edge);
         Ok(StreamKey {
             edge: number,
             stream,
@@ -138,28 +160,26 @@ impl Edges {
         &mut self,
         key: StreamKey,
         snapshot: bool,
+        now: Instant,
     ) -> Result<(), RegistryError> {
         let edge = self
             .by_number
-            .get_mut(&key.edge)
+            .get(&key.edge)
             .filter(|edge| edge.stream == key.stream)
             .ok_or(RegistryError::Replaced)?;
-        match (edge.snapshot, snapshot) {
-            (Snapshot::Running, true) | (Snapshot::Done, false) => {}
-            (Snapshot::Expected | Snapshot::Done, true) => {
-                edge.snapshot = Snapshot::Running;
-                let before = std::mem::take(&mut edge.sessions);
-                if edge.leftover.is_empty() {
-                    edge.leftover = before;
-                } else {
-                    // The snapshot before was not finished.
-                    edge.leftover.extend(before);
-                }
-            }
-            (Snapshot::Expected | Snapshot::Running, false) => {
-                return Err(RegistryError::SnapshotExpected);
-            }
+        if !snapshot && edge.snapshot != Snapshot::Done {
+            return Err(RegistryError::SnapshotExpected);
         }
+        self.change(key.edge, |edge| {
+            edge.heard = now;
+            // It was silent, and has missed nothing: a stream loses no request.
+            edge.ended = None;
+            if snapshot && edge.snapshot != Snapshot::Running {
+                edge.snapshot = Snapshot::Running;
+                // What is left over from a snapshot that was not finished is still there.
+                edge.leftover.extend(std::mem::take(&mut edge.sessions));
+            }
+        });
         Ok(())
     }
 
@@ -199,21 +219,43 @@ impl Edges {
 
     /// Ends the snapshot: what was in none of its parts is taken out and answered.
     pub(super) fn end_snapshot(&mut self, edge: u32) -> HashMap<u64, UserId> {
-        let Some(edge) = self.by_number.get_mut(&edge) else {
-            return HashMap::new();
-        };
-        edge.snapshot = Snapshot::Done;
-        let leftover = std::mem::take(&mut edge.leftover);
+        let mut leftover = HashMap::new();
+        self.change(edge, |edge| {
+            edge.snapshot = Snapshot::Done;
+            leftover = std::mem::take(&mut edge.leftover);
+        });
         self.sessions -= leftover.len();
         leftover
     }
 
     pub(super) fn close_stream(&mut self, key: StreamKey, now: Now) {
-        if let Some(edge) = self.by_number.get_mut(&key.edge)
-            && edge.stream == key.stream
-        {
-            edge.ended = Some(now);
+        self.change(key.edge, |edge| {
+            if edge.stream == key.stream {
+                edge.ended.get_or_insert(now);
+            }
+        });
+    }
+
+    /// An edge that has said nothing for so long counts as gone, unless it says something again.
+    pub(super) fn close_silent(&mut self, now: Now, silent: Duration) {
+        for edge in self.by_number.values_mut() {
+            let silence = now.instant.saturating_duration_since(edge.heard);
+            if silence >= silent && edge.ended.is_none() {
+                let before = edge.out_of_step();
+                edge.ended = Some(now);
+                self.out_of_step += edge.out_of_step() - before;
+            }
         }
+    }
+
+    /// Changes an edge, and keeps count of those that are out of step.
+    fn change(&mut self, number: u32, change: impl FnOnce(&mut Edge)) {
+        let Some(edge) = self.by_number.get_mut(&number) else {
+            return;
+        };
+        self.out_of_step -= edge.out_of_step();
+        change(edge);
+        self.out_of_step += edge.out_of_step();
     }
 
     /// Takes out the edges whose stream ended longer ago than the grace.
@@ -233,6 +275,7 @@ impl Edges {
                 continue;
             };
             self.by_name.remove(&edge.name);
+            self.out_of_step -= edge.out_of_step();
             let sessions: Vec<_> = edge.sessions.into_iter().chain(edge.leftover).collect();
             self.sessions -= sessions.len();
             all.push(Gone {

@@ -7,11 +7,16 @@ mod model;
 
 const LEASE: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
+const WARM_UP: Duration = Duration::from_secs(20);
+const SILENT: Duration = Duration::from_secs(15);
 
 fn config() -> Config {
     Config {
         edge_grace: GRACE,
         lease: LEASE,
+        warm_up: WARM_UP,
+        // Longer than any test but those of silence.
+        edge_silent: LEASE * 100,
         ..Config::default()
     }
 }
@@ -58,9 +63,17 @@ impl Setup {
 
     /// Opens a stream with a snapshot of these sessions.
     fn edge(&mut self, name: &str, epoch: u64, opened: &[(UserId, u64)]) -> StreamKey {
-        let key = self.registry.open_stream(name, epoch).unwrap();
+        let key = self.open(name, epoch).unwrap();
         self.announce(key, snapshot(opened)).unwrap();
         key
+    }
+
+    fn open(&mut self, name: &str, epoch: u64) -> Result<StreamKey, RegistryError> {
+        self.registry.open_stream(name, epoch, self.now.instant)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.registry.is_complete(self.now.instant)
     }
 
     fn pass(&mut self, time: Duration) {
@@ -141,11 +154,8 @@ fn a_later_process_of_an_edge_replaces_the_earlier() {
     let mut setup = Setup::new(config());
     let (before, after) = (UserId::generate(), UserId::generate());
     let old = setup.edge("a", 5, &[(before, 1)]);
-    assert_eq!(
-        setup.registry.open_stream("a", 4),
-        Err(RegistryError::StaleEpoch)
-    );
-    let new = setup.registry.open_stream("a", 6).unwrap();
+    assert_eq!(setup.open("a", 4), Err(RegistryError::StaleEpoch));
+    let new = setup.open("a", 6).unwrap();
     assert_eq!(
         setup.announce(old, opened(before, 2)),
         Err(RegistryError::Replaced)
@@ -158,10 +168,94 @@ fn a_later_process_of_an_edge_replaces_the_earlier() {
     setup.registry.close_stream(old, setup.now);
     setup.pass(GRACE * 2);
     assert_eq!(setup.edges_of(after), set(["a"]));
-    // A clock that went back locks nobody out for longer than the grace.
-    setup.registry.close_stream(new, setup.now);
+    assert_eq!(setup.open("a", 5), Err(RegistryError::StaleEpoch));
+}
+
+#[test]
+fn a_process_whose_clock_went_back_takes_over_as_soon_as_the_one_before_is_gone() {
+    let mut setup = Setup::new(Config {
+        edge_silent: SILENT,
+        ..config()
+    });
+    let (before, after) = (UserId::generate(), UserId::generate());
+    let key = setup.edge("a", 5, &[(before, 1)]);
+    assert_eq!(setup.open("a", 1), Err(RegistryError::StaleEpoch));
+    setup.registry.close_stream(key, setup.now);
+    // Without waiting for the grace.
+    let key = setup.edge("a", 1, &[(after, 1)]);
+    assert!(setup.edges_of(before).is_empty());
+    assert_eq!(setup.edges_of(after), set(["a"]));
+    // Nor for the network to notice that nobody is at the other end any more.
+    setup.announce(key, Announcement::default()).unwrap();
+    setup.pass(SILENT);
+    let newer = setup.edge("a", 0, &[(before, 1)]);
+    assert_eq!(setup.edges_of(before), set(["a"]));
+    assert_eq!(
+        setup.announce(key, opened(after, 2)),
+        Err(RegistryError::Replaced)
+    );
+    assert_eq!(setup.announce(newer, opened(after, 2)), Ok(()));
+}
+
+#[test]
+fn a_silent_edge_is_forgotten_after_the_grace_unless_it_speaks_again() {
+    let mut setup = Setup::new(Config {
+        edge_silent: SILENT,
+        ..config()
+    });
+    let user = UserId::generate();
+    let key = setup.edge("a", 1, &[(user, 1)]);
+    setup.pass(WARM_UP);
+    assert!(!setup.is_complete());
+    // It was stopped, and goes on as if nothing had been.
+    setup.announce(key, Announcement::default()).unwrap();
+    assert!(setup.is_complete());
+    for _ in 0..5 {
+        setup.pass(SILENT - Duration::from_secs(1));
+        setup.announce(key, Announcement::default()).unwrap();
+        assert!(setup.is_complete());
+    }
+    setup.pass(SILENT);
+    setup.pass(GRACE - Duration::from_secs(1));
+    assert_eq!(setup.edges_of(user), set(["a"]));
+    setup.pass(Duration::from_secs(1));
+    assert!(setup.edges_of(user).is_empty());
+    let late = setup.announce(key, opened(user, 2));
+    assert_eq!(late, Err(RegistryError::Replaced));
+    assert!(setup.is_complete());
+}
+
+#[test]
+fn absence_is_certain_only_when_all_edges_have_told_everything() {
+    let mut setup = Setup::new(config());
+    let user = UserId::generate();
+    let key = setup.edge("a", 1, &[(user, 1)]);
+    // Others may not have come yet.
+    assert!(!setup.is_complete() && !setup.registry.is_warm(setup.now.instant));
+    setup.pass(WARM_UP - Duration::from_millis(1));
+    assert!(!setup.is_complete());
+    setup.pass(Duration::from_millis(1));
+    assert!(setup.is_complete() && setup.registry.is_warm(setup.now.instant));
+    // One that comes late, with a snapshot in parts.
+    let late = setup.open("b", 1).unwrap();
+    assert!(!setup.is_complete());
+    let first = Announcement {
+        continues: true,
+        ..snapshot(&[(user, 1)])
+    };
+    setup.announce(late, first).unwrap();
+    assert!(!setup.is_complete());
+    setup.announce(late, snapshot(&[])).unwrap();
+    assert!(setup.is_complete());
+    // One that is reconnecting may have new sessions.
+    setup.registry.close_stream(key, setup.now);
+    assert!(!setup.is_complete());
+    let key = setup.edge("a", 1, &[(user, 1)]);
+    assert!(setup.is_complete());
+    // One that does not come back is gone, with what it held.
+    setup.registry.close_stream(key, setup.now);
     setup.pass(GRACE);
-    assert!(setup.registry.open_stream("a", 1).is_ok());
+    assert!(setup.is_complete());
 }
 
 #[test]
@@ -170,7 +264,7 @@ fn a_stream_begins_with_a_whole_snapshot() {
     let users: Vec<UserId> = (0..3).map(|_| UserId::generate()).collect();
     let key = setup.edge("a", 1, &[(users[0], 0), (users[1], 1)]);
     setup.registry.close_stream(key, setup.now);
-    let key = setup.registry.open_stream("a", 1).unwrap();
+    let key = setup.open("a", 1).unwrap();
     let early = setup.announce(key, opened(users[2], 2));
     assert_eq!(early, Err(RegistryError::SnapshotExpected));
     let first = Announcement {
@@ -280,7 +374,7 @@ fn a_full_registry_refuses() {
         setup.announce(key, opened(user, 3)),
         Err(RegistryError::Full)
     );
-    assert_eq!(setup.registry.open_stream("b", 1), Err(RegistryError::Full));
+    assert_eq!(setup.open("b", 1), Err(RegistryError::Full));
     setup.registry.watch("one").unwrap();
     assert!(matches!(
         setup.registry.watch("two"),

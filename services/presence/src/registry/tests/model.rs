@@ -77,6 +77,7 @@ struct ModelEdge {
     streams: Vec<StreamKey>,
     epoch: u64,
     known: bool,
+    heard: Option<Instant>,
     ended: Option<Now>,
     /// None before the first part, then whether it goes on.
     snapshot: Option<bool>,
@@ -115,6 +116,7 @@ impl World {
         let config = Config {
             changes_per_watcher_max: 3,
             leases_per_watcher_max: 3,
+            edge_silent: SILENT,
             ..config()
         };
         Self {
@@ -171,7 +173,7 @@ impl World {
                 };
                 self.setup.registry.close_stream(*key, self.setup.now);
                 if older == 0 && model.known {
-                    model.ended = Some(self.setup.now);
+                    model.ended.get_or_insert(self.setup.now);
                 }
             }
             Op::Pass { seconds } => self.pass(Duration::from_secs(seconds)),
@@ -196,14 +198,15 @@ impl World {
     fn open(&mut self, edge: usize, epoch: i8) {
         let model = &mut self.edges[edge];
         let epoch = model.epoch.saturating_add_signed(epoch.into());
-        let opened = self.setup.registry.open_stream(EDGES[edge], epoch);
-        if model.known && epoch < model.epoch {
+        let opened = self.setup.open(EDGES[edge], epoch);
+        if model.known && model.ended.is_none() && epoch < model.epoch {
             assert_eq!(opened, Err(RegistryError::StaleEpoch));
             return;
         }
         model.streams.push(opened.unwrap());
         model.epoch = epoch;
         model.known = true;
+        model.heard = Some(self.setup.now.instant);
         model.ended = None;
         model.snapshot = None;
         model.fresh.clear();
@@ -226,6 +229,8 @@ impl World {
             return;
         }
         assert_eq!(result, Ok(()));
+        model.heard = Some(now.instant);
+        model.ended = None;
         let mut ended = Vec::new();
         if announcement.snapshot && model.snapshot != Some(true) {
             model.fresh.clear();
@@ -264,7 +269,15 @@ impl World {
     fn pass(&mut self, time: Duration) {
         self.setup.pass(time);
         for edge in 0..EDGES.len() {
+            let now = self.setup.now;
             let model = &mut self.edges[edge];
+            if model.known
+                && model
+                    .heard
+                    .is_some_and(|heard| now.instant - heard >= SILENT)
+            {
+                model.ended.get_or_insert(now);
+            }
             let Some(ended) = model.ended else {
                 continue;
             };
@@ -338,6 +351,9 @@ impl World {
         }
         let sessions: usize = self.edges.iter().map(|edge| edge.sessions.len()).sum();
         assert_eq!(self.setup.registry.edges.sessions(), sessions);
+        let told = |edge: &ModelEdge| edge.ended.is_none() && edge.snapshot == Some(false);
+        let in_step = self.edges.iter().all(|edge| !edge.known || told(edge));
+        assert_eq!(self.setup.registry.edges.are_in_step(), in_step);
         for asker in &self.askers {
             let Some(watch) = asker
                 .watch
