@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use event_log::kafka::{KafkaConfig, KafkaLog};
-use profile::{Deps, store::postgres::PostgresStore};
+use profile::{Deps, store::postgres::{DatabaseClock, PostgresStore}};
 use runtime::{
     auth::{AuthLayer, Verifier},
     clock::SystemClock,
@@ -55,6 +55,8 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
         return Ok(());
     };
     let tasks = Tasks::new();
+    // All replicas go by the time of the database: tokens of one are looked at by another.
+    let clock = Arc::new(DatabaseClock::start(&store, &tasks).await?);
     let profile = profile::start(
         settings.profile,
         Deps {
