@@ -1,6 +1,6 @@
 //! A server in the process of the test.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::{Path, PathBuf}, sync::Arc, time::Duration};
 
 use profile::config::Argon2Config;
 use standalone::{Config, Server};
@@ -81,6 +81,11 @@ impl TestServer {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The folder that it keeps everything in.
+    pub fn data(&self) -> PathBuf {
+        self.data.path().join("data")
     }
 
     /// A new user with one device.
