@@ -55,7 +55,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
-    /// What the log may hold before appends are refused, in bytes; `None` = the usual.
+    /// What the log may hold before appends are refused, in bytes, at least [`log_bytes_max_min`];
+    /// `None` = the usual.
     pub log_bytes_max: Option<u64>,
 }
 
@@ -254,9 +255,14 @@ fn make_folder(data: &Path) -> io::Result<()> {
         .create(data.join("keys"))
 }
 
-fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::OpenError> {
-    let mut log = EmbeddedConfig::new(
-        config.data.join("log.db"),
+/// What [`Config::log_bytes_max`] must at least be, in bytes.
+pub fn log_bytes_max_min() -> u64 {
+    log_config(Path::new("")).bytes_max_min()
+}
+
+fn log_config(data: &Path) -> EmbeddedConfig {
+    EmbeddedConfig::new(
+        data.join("log.db"),
         &[
             (Topic::Messages, PARTITIONS),
             (Topic::Inbox, PARTITIONS),
@@ -267,7 +273,11 @@ fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::Op
             (messaging::INBOX_GROUP, Topic::Inbox),
             (messaging::USERS_GROUP, Topic::Users),
         ],
-    );
+    )
+}
+
+fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::OpenError> {
+    let mut log = log_config(&config.data);
     log.clock = config.clock.clone();
     if let Some(bytes_max) = config.log_bytes_max {
         log.bytes_max = bytes_max;
