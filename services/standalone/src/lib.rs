@@ -35,6 +35,8 @@ pub use options::Options;
 const PARTITIONS: u32 = 4;
 /// How long the start waits until everything that the log has is applied.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the stop may take of what was started, when the rest cannot be.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
 /// How often it is checked whether everything still runs, for health checks.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -156,6 +158,14 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     if !messaging.caught_up(CATCH_UP_DEADLINE).await {
         // Reads wait by themselves then.
         tracing::warn!("still applying what the log has; serving meanwhile");
+    }
+    if let Some(why) = messaging.broken() {
+        // Sends would be appended that nobody may sequence.
+        let error = anyhow::anyhow!("the files in {} do not fit together: {why}", data.display());
+        messaging.stop(GIVE_UP_DEADLINE).await;
+        services.stop(GIVE_UP_DEADLINE).await;
+        log.close().await;
+        return Err(error);
     }
 
     let mut routes = RoutesBuilder::default();

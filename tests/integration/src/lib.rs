@@ -9,4 +9,5 @@ mod crash;
 mod layering;
 mod reads;
 mod replay;
+mod restored;
 mod sessions;
