@@ -1,6 +1,12 @@
 //! A server in the process of the test.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use profile::config::Argon2Config;
 use standalone::{Config, Server};

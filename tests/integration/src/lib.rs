@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod bounds;
 mod crash;
+mod full_disk;
 mod layering;
 mod reads;
 mod replay;

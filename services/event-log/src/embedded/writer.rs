@@ -385,7 +385,10 @@ impl Writer {
 
 /// What a written segment takes in the file at most.
 fn cost(segment: &Segment) -> u64 {
-    let rows = segment.touched.iter().map(|at| &segment.batches[index(*at)]);
+    let rows = segment
+        .touched
+        .iter()
+        .map(|at| &segment.batches[index(*at)]);
     rows.map(|row| file::row_bytes_max(row.len())).sum()
 }
 
