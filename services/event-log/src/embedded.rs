@@ -50,8 +50,7 @@ const QUEUE_MAX: usize = 32_768;
 const TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// [`EmbeddedConfig::revoke_wait`] unless told otherwise: longer than any batch takes to be stored.
 const REVOKE_WAIT: Duration = Duration::from_secs(10);
-/// The part of [`EmbeddedConfig::bytes_max`] (one in so many) that is kept for topics other than
-/// `messages`.
+/// The part of [`EmbeddedConfig::bytes_max`] (one in so many) that is kept for what readers derive.
 const DERIVED_SHARE: u64 = 8;
 /// Least memory for the last records of a partition.
 const TAIL_BYTES_MIN: usize = 256 * 1024;
@@ -68,8 +67,8 @@ pub struct EmbeddedConfig {
     /// Everybody who reads: only these may join, and what all of a topic have committed is deleted.
     /// One that never reads keeps everything.
     pub groups: Vec<(String, Topic)>,
-    /// What the file may hold, in bytes, within a few percent; appends beyond it are refused.
-    /// Besides, the WAL has up to 64 MiB or so.
+    /// What the file may hold, in bytes; appends beyond it are refused. At least
+    /// [`EmbeddedConfig::bytes_max_min`]. Besides, the WAL has up to 64 MiB or so.
     pub bytes_max: u64,
     /// Appends that may wait; more are refused.
     pub queue_max: usize,
@@ -104,6 +103,27 @@ impl EmbeddedConfig {
     }
 }
 
+impl EmbeddedConfig {
+    /// The least [`Self::bytes_max`] with which a full log always empties by itself, in bytes.
+    ///
+    /// A full log empties when its readers go on, and one that derives records can go on when one of
+    /// these, of any size, finds room: then it is read, passed and deleted, and the next one does. So
+    /// the part that is kept for derived records must hold the largest one, and the rest the largest
+    /// message beside what an empty file has.
+    pub fn bytes_max_min(&self) -> u64 {
+        let record = (batch::RECORD_BYTES_MAX as u64) + file::ROW_BYTES_MAX;
+        let partitions = |topic: Topic| {
+            let of_topic = self.topics.iter().filter(|(t, _)| *t == topic);
+            of_topic.map(|(_, count)| u64::from(*count)).sum::<u64>()
+        };
+        let all = Topic::ALL.into_iter().map(partitions).sum();
+        let positions = self.groups.iter().map(|(_, topic)| partitions(*topic));
+        let empty = file::empty_bytes_max(all, positions.sum());
+        let derived = record * DERIVED_SHARE;
+        derived.max((empty + record) * DERIVED_SHARE / (DERIVED_SHARE - 1) + 1)
+    }
+}
+
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -128,6 +148,14 @@ pub enum OpenError {
         has: u32,
         /// What the configuration says.
         wanted: u32,
+    },
+    /// The bound is so small that a full log might stay full for ever.
+    #[error("the log may hold {bytes_max} bytes, and needs at least {least}")]
+    BytesMax {
+        /// [`EmbeddedConfig::bytes_max`].
+        bytes_max: u64,
+        /// [`EmbeddedConfig::bytes_max_min`].
+        least: u64,
     },
     /// The configuration contradicts itself.
     #[error("the log's configuration: {0}")]
@@ -194,6 +222,10 @@ impl EmbeddedLog {
     pub fn open(config: EmbeddedConfig) -> Result<Arc<Self>, OpenError> {
         let lock = lock(&config.path)?;
         let mut opened = file::open(&config)?;
+        let (bytes_max, least) = (config.bytes_max, config.bytes_max_min());
+        if bytes_max < least {
+            return Err(OpenError::BytesMax { bytes_max, least });
+        }
         let checkpoints = file::open_checkpointer(&config.path)?;
         sync_folder(&config.path)?;
         let groups = groups(&config, &opened)?;
@@ -364,22 +396,20 @@ impl EventLog for EmbeddedLog {
             Err(error) => return done(Err(error)),
         };
         let number = partitioner::partition_of(&sized.record().key, place.identity.partitions);
-        let used = shared.used_bytes.load(Ordering::Relaxed);
         // What readers derive must find room when clients' records have filled the log: without it they
         // could not pass those records, and nothing would ever be deleted.
         let reserved = match topic {
-            Topic::Messages => shared.bytes_max / DERIVED_SHARE,
-            Topic::Fanout | Topic::Inbox | Topic::Offline | Topic::Users => 0,
+            Topic::Messages | Topic::Users => shared.bytes_max / DERIVED_SHARE,
+            Topic::Fanout | Topic::Inbox | Topic::Offline => 0,
         };
-        let bytes_max = shared.bytes_max - reserved;
-        let left = usize::try_from(bytes_max.saturating_sub(used)).unwrap_or(usize::MAX);
+        let room = queue::Room {
+            bytes_max: shared.bytes_max - reserved,
+            used_bytes: &shared.used_bytes,
+        };
         let partition = place.first + number;
-        let pushed = shared.queue.push(partition, &sized, urgency, left, done);
+        let pushed = shared.queue.push(partition, &sized, urgency, &room, done);
         if let Err((error, done)) = pushed {
-            if error == AppendError::Full
-                && left < queue::QUEUE_BYTES_MAX
-                && !shared.is_full.swap(true, Ordering::Relaxed)
-            {
+            if error == AppendError::Full && !shared.is_full.swap(true, Ordering::Relaxed) {
                 shared.queue.poke();
             }
             done(Err(error));

@@ -82,6 +82,41 @@ impl Grpc {
             .filter(|conversation| conversation.peer.is_some())
             .ok_or_else(|| ApiError::field(missing, field, "there is no such user"))
     }
+
+    /// Refuses conversations with users who do not exist, as sends do. Nobody is asked about a peer who
+    /// is remembered, or with whom something has happened; all others are one question.
+    async fn check_peers(
+        &self,
+        user: UserId,
+        conversations: &[ConversationId],
+        field: impl Fn(usize) -> String,
+    ) -> Result<(), ApiError> {
+        let is_known = |conversation: &ConversationId| {
+            let peer = conversation.peer_of(user);
+            peer.is_some_and(|peer| self.directory.is_known(peer))
+        };
+        let unsure = conversations.iter().copied();
+        let unsure = unsure.filter(|conversation| !is_known(conversation));
+        let empty = self.reader.without_events(unsure.collect()).await?;
+        let peer_of = |conversation: &ConversationId| conversation.peer_of(user);
+        let peers: Vec<UserId> = empty.iter().filter_map(peer_of).collect();
+        let existing = self.directory.snippets(&peers).await?;
+        let missing = conversations.iter().position(|conversation| {
+            let exists = peer_of(conversation).is_some_and(|peer| existing.contains_key(&peer));
+            empty.contains(conversation) && !exists
+        });
+        match missing {
+            Some(at) => Err(validate::no_such_conversation(&field(at))),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Self::check_peers`] for the conversations of ranges.
+    async fn check_ranges(&self, user: UserId, requests: &[PageRequest]) -> Result<(), ApiError> {
+        let conversations: Vec<_> = requests.iter().map(|r| r.conversation).collect();
+        let field = |at| format!("ranges[{at}].conversation_id");
+        self.check_peers(user, &conversations, field).await
+    }
 }
 
 #[tonic::async_trait]
@@ -139,6 +174,8 @@ impl MessagingService for Grpc {
         let conversation =
             validate::conversation(user, &request.conversation_id, "conversation_id")?;
         let message_id = validate::message_id(&request.message_id, "message_id")?;
+        let field = |_| "conversation_id".to_owned();
+        self.check_peers(user, &[conversation], field).await?;
         let status = match self.reader.find(conversation, user, message_id).await? {
             Ok(event) => SendStatus::Accepted(Accepted {
                 seq: event.seq,
@@ -252,6 +289,7 @@ impl MessagingService for Grpc {
         let user = self.caller(&request)?;
         let ranges = &request.get_ref().ranges;
         let requests = page_requests(user, ranges.len(), ranges.iter().map(message_range))?;
+        self.check_ranges(user, &requests).await?;
         let mut pages = Vec::with_capacity(requests.len());
         let mut room = ANSWER_BYTES_MAX;
         for mut request in requests {
@@ -290,6 +328,7 @@ impl MessagingService for Grpc {
         let user = self.caller(&request)?;
         let ranges = &request.get_ref().ranges;
         let requests = page_requests(user, ranges.len(), ranges.iter().map(event_range))?;
+        self.check_ranges(user, &requests).await?;
         let mut pages = Vec::with_capacity(requests.len());
         let mut room = ANSWER_BYTES_MAX;
         for mut request in requests {
@@ -322,6 +361,8 @@ impl MessagingService for Grpc {
         let conversation =
             validate::conversation(user, &request.conversation_id, "conversation_id")?;
         let read = validate::watermark(request.up_to, "up_to")?;
+        let field = |_| "conversation_id".to_owned();
+        self.check_peers(user, &[conversation], field).await?;
         self.edge
             .mark_read(
                 user,

@@ -2,10 +2,7 @@
 //! the sessions of their users.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -38,8 +35,8 @@ pub(crate) struct InboxReaders {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) delivery: Delivery,
     pub(crate) stop: CancellationToken,
-    /// Set when a partition has stopped because going on would break a promise.
-    pub(crate) broken: Arc<AtomicBool>,
+    /// Why a partition has stopped, if going on would break a promise.
+    pub(crate) broken: Arc<OnceLock<String>>,
 }
 
 impl InboxReaders {
@@ -56,9 +53,9 @@ impl InboxReaders {
             match self.read_until(&id, reader.as_mut()).await {
                 Ok(()) | Err(Stop::GivenUp) => return,
                 Err(Stop::Broken(why)) => {
-                    self.broken.store(true, Ordering::Relaxed);
                     let partition = id.partition;
                     tracing::error!(partition, why, "the inbox partition has stopped");
+                    let _ = self.broken.set(why);
                     return;
                 }
                 Err(Stop::Again(why)) => {

@@ -3,10 +3,7 @@
 //! Three roles in one service, which can be scaled apart later: the edge holds sessions, the sequencer
 //! gives every event its place, the inbox reader keeps conversation lists.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, OnceLock};
 
 use delivery::{
     Announcer, AnnouncerConfig, ConnectEdge, Delivery, DeliveryConfig, LocalEdge, PushReceiver,
@@ -91,7 +88,7 @@ pub struct Messaging {
     store: Arc<dyn Store>,
     directory: Arc<Directory>,
     delivery: Delivery,
-    inbox_broken: Arc<AtomicBool>,
+    inbox_broken: Arc<OnceLock<String>>,
     tasks: Tasks,
 }
 
@@ -139,7 +136,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         stop: tasks.stop_token(),
     });
     sequencers.start(&tasks).await?;
-    let broken = Arc::new(AtomicBool::new(false));
+    let broken = Arc::new(OnceLock::new());
     let inbox = InboxReaders {
         broken: broken.clone(),
         log: log.clone(),
@@ -188,16 +185,22 @@ impl Messaging {
     /// For a node that has all partitions: what it answers then is not older than any ack.
     pub async fn caught_up(&self, deadline: std::time::Duration) -> bool {
         let caught_up = async {
-            while !self.sequencers.all_caught_up() && !self.sequencers.is_broken() {
+            while !self.sequencers.all_caught_up() && self.broken().is_none() {
                 tokio::time::sleep(CATCH_UP_PAUSE).await;
             }
         };
         tokio::time::timeout(deadline, caught_up).await.is_ok()
     }
 
+    /// Why something that this node reads cannot go on without breaking a promise, if so.
+    pub fn broken(&self) -> Option<&str> {
+        let of_inbox = || self.inbox_broken.get().map(String::as_str);
+        self.sequencers.broken().or_else(of_inbox)
+    }
+
     /// Whether everything that this node reads can go on.
     pub fn is_healthy(&self) -> bool {
-        !self.sequencers.is_broken() && !self.inbox_broken.load(Ordering::Relaxed)
+        self.broken().is_none()
     }
 
     /// Asks the sessions to go elsewhere, then stops all roles. What was acknowledged is in the log.

@@ -1,7 +1,7 @@
 //! History and lists: from the store, and from the memory of the sequencer for what the store does not
 //! have yet (I7, N8).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use proto::error::v1::ErrorReason;
 use runtime::{
@@ -255,6 +255,30 @@ impl Reader {
             head_seq,
             tail: Vec::new(),
         })
+    }
+
+    /// Those of the conversations in which nothing has happened, as far as memory and store know.
+    pub(crate) async fn without_events(
+        &self,
+        conversations: Vec<ConversationId>,
+    ) -> Result<HashSet<ConversationId>, ApiError> {
+        let in_memory = |id: &ConversationId| {
+            let view = self.sequencers.view(id);
+            view.is_some_and(|view| view.head.seq > 0)
+        };
+        let mut empty: HashSet<_> = conversations.into_iter().collect();
+        empty.retain(|id| !in_memory(id));
+        if empty.is_empty() {
+            return Ok(empty);
+        }
+        let asked = empty.iter().copied().collect();
+        let states = self.store.load_conversations(asked).await;
+        for state in states.map_err(read_error)? {
+            if state.head_seq > 0 {
+                empty.remove(&state.conversation);
+            }
+        }
+        Ok(empty)
     }
 
     /// What became of a message: the event, or the seq up to which there is none.

@@ -3,10 +3,7 @@
 //! `core` decides and does no I/O; `partition` drives it; this file finds the partitions that this
 //! node is to read, and lets readers of history look into them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, OnceLock};
 
 use event_log::{LogError, PartitionReader, Topic};
 use parking_lot::Mutex;
@@ -34,7 +31,8 @@ pub const SEQUENCER_GROUP: &str = "sequencer";
 pub(crate) struct Sequencers {
     context: Context,
     partitions: Vec<Mutex<Option<Arc<Owned>>>>,
-    broken: AtomicBool,
+    /// Why the first partition stopped that did so because going on would break a promise.
+    broken: OnceLock<String>,
 }
 
 impl Sequencers {
@@ -45,7 +43,7 @@ impl Sequencers {
         Arc::new(Self {
             context,
             partitions,
-            broken: AtomicBool::new(false),
+            broken: OnceLock::new(),
         })
     }
 
@@ -75,14 +73,14 @@ impl Sequencers {
             tracing::debug!(partition, "the partition came back before it was given up");
         }
         if let Stopped::Broken(why) = &stopped {
-            self.broken.store(true, Ordering::Relaxed);
             tracing::error!(partition, why, "the partition has stopped");
+            let _ = self.broken.set(why.clone());
         }
     }
 
-    /// Whether a partition has stopped because going on would break a promise.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
+    /// Why a partition has stopped, if going on would break a promise.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
     }
 
     fn owned(&self, conversation: &ConversationId) -> Option<Arc<Owned>> {

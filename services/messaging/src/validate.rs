@@ -25,6 +25,15 @@ pub(crate) fn conversation(
     Ok(conversation)
 }
 
+/// The error for a conversation with a user who does not exist.
+pub(crate) fn no_such_conversation(field: &str) -> ApiError {
+    ApiError::field(
+        ErrorReason::ConversationNotFound,
+        field,
+        "there is no such conversation",
+    )
+}
+
 /// The name of a message.
 pub(crate) fn message_id(text: &str, field: &str) -> Result<MessageId, ApiError> {
     id(text, field, MessageId::parse)

@@ -35,6 +35,8 @@ pub use options::Options;
 const PARTITIONS: u32 = 4;
 /// How long the start waits until everything that the log has is applied.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the stop may take of what was started, when the rest cannot be.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
 /// How often it is checked whether everything still runs, for health checks.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -55,7 +57,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
-    /// What the log may hold before appends are refused, in bytes; `None` = the usual.
+    /// What the log may hold before appends are refused, in bytes, at least [`log_bytes_max_min`];
+    /// `None` = the usual.
     pub log_bytes_max: Option<u64>,
 }
 
@@ -167,6 +170,14 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         // Reads wait by themselves then.
         tracing::warn!("still applying what the log has; serving meanwhile");
     }
+    if let Some(why) = messaging.broken() {
+        // Sends would be appended that nobody may sequence.
+        let error = anyhow::anyhow!("the files in {} do not fit together: {why}", data.display());
+        messaging.stop(GIVE_UP_DEADLINE).await;
+        services.stop(GIVE_UP_DEADLINE).await;
+        log.close().await;
+        return Err(error);
+    }
 
     let mut routes = RoutesBuilder::default();
     profile.add_to(&mut routes);
@@ -265,9 +276,14 @@ fn make_folder(data: &Path) -> io::Result<()> {
         .create(data.join("keys"))
 }
 
-fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::OpenError> {
-    let mut log = EmbeddedConfig::new(
-        config.data.join("log.db"),
+/// What [`Config::log_bytes_max`] must at least be, in bytes.
+pub fn log_bytes_max_min() -> u64 {
+    log_config(Path::new("")).bytes_max_min()
+}
+
+fn log_config(data: &Path) -> EmbeddedConfig {
+    EmbeddedConfig::new(
+        data.join("log.db"),
         &[
             (Topic::Messages, PARTITIONS),
             (Topic::Inbox, PARTITIONS),
@@ -278,7 +294,11 @@ fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::Op
             (messaging::INBOX_GROUP, Topic::Inbox),
             (messaging::USERS_GROUP, Topic::Users),
         ],
-    );
+    )
+}
+
+fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::OpenError> {
+    let mut log = log_config(&config.data);
     log.clock = config.clock.clone();
     if let Some(bytes_max) = config.log_bytes_max {
         log.bytes_max = bytes_max;

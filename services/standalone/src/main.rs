@@ -8,6 +8,7 @@ use standalone::{Options, demo};
 
 /// The system's allocator keeps the memory of every password hash in one of many arenas: 1.6 GB after
 /// some thousand log-ins, measured.
+#[cfg(not(feature = "system-allocator"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -63,6 +63,11 @@ pub fn connect(url: &str) -> Channel {
 
 /// Makes a user with one device.
 pub async fn register(url: &str, username: &str) -> Device {
+    try_register(url, username).await.expect("register")
+}
+
+/// The same, if it is not refused.
+pub async fn try_register(url: &str, username: &str) -> Result<Device, Status> {
     let channel = connect(url);
     let request = RegisterRequest {
         username: username.to_owned(),
@@ -71,16 +76,16 @@ pub async fn register(url: &str, username: &str) -> Device {
     };
     let answer = AccountServiceClient::new(channel.clone())
         .register(request)
-        .await;
-    let answer = answer.expect("register").into_inner();
-    Device {
+        .await?
+        .into_inner();
+    Ok(Device {
         url: url.to_owned(),
         username: username.to_owned(),
         user_id: answer.profile.unwrap_or_default().user_id,
         device_id: answer.device_id,
         tokens: answer.tokens.unwrap_or_default(),
         channel,
-    }
+    })
 }
 
 /// The direct conversation of two users, by the rule that `messaging.proto` gives to clients.

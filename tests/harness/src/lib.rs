@@ -14,7 +14,7 @@ mod refusal;
 mod server;
 mod session;
 
-pub use account::{Bearer, Device, Messaging, PASSWORD, connect, direct, register};
+pub use account::{Bearer, Device, Messaging, PASSWORD, connect, direct, register, try_register};
 pub use process::{ServerProcess, StandaloneOptions, program};
 pub use proxy::Proxy;
 pub use raw::{call_raw, open_raw_session};

@@ -1,6 +1,12 @@
 //! A server in the process of the test.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use profile::config::Argon2Config;
 use standalone::{Config, Server};
@@ -44,7 +50,7 @@ impl TestServerBuilder {
         });
         let data = tempfile::tempdir().expect("a folder for the data");
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = open(data.path(), listen, &configure).await;
+        let server = started(open(data.path(), listen, &configure).await);
         TestServer {
             address: server.address(),
             server: Some(server),
@@ -83,6 +89,11 @@ impl TestServer {
         self.address
     }
 
+    /// The folder that it keeps everything in.
+    pub fn data(&self) -> PathBuf {
+        self.data.path().join("data")
+    }
+
     /// A new user with one device.
     pub async fn user(&self, name: &str) -> Device {
         register(&self.url(), name).await
@@ -97,17 +108,28 @@ impl TestServer {
 
     /// Stops it if it runs, and starts it on the same data and the same port.
     pub async fn restart(&mut self) {
+        started(self.try_restart().await);
+    }
+
+    /// The same; why it does not start, if it does not.
+    pub async fn try_restart(&mut self) -> Result<(), String> {
         self.stop().await;
-        self.server = Some(open(self.data.path(), self.address, &self.configure).await);
+        self.server = Some(open(self.data.path(), self.address, &self.configure).await?);
+        Ok(())
     }
 }
 
-async fn open(data: &Path, listen: SocketAddr, configure: &Configure) -> Server {
+async fn open(data: &Path, listen: SocketAddr, configure: &Configure) -> Result<Server, String> {
     let mut config = Config::new(data.join("data"));
     config.listen = listen;
     configure(&mut config);
-    match standalone::start(config).await {
+    let server = standalone::start(config).await;
+    server.map_err(|error| format!("{error:#}"))
+}
+
+fn started<T>(server: Result<T, String>) -> T {
+    match server {
         Ok(server) => server,
-        Err(error) => panic!("the server does not start: {error:#}"),
+        Err(error) => panic!("the server does not start: {error}"),
     }
 }

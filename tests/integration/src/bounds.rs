@@ -15,12 +15,12 @@ use proto::{
 };
 use uuid::Uuid;
 
-/// What the log may hold at first: far above what is under way at a time, as any real bound is.
-const SMALL: u64 = 2 * 1024 * 1024;
-/// More than it may hold: the text of each has 1,200 bytes.
-const SENDS: usize = 3_000;
-/// Sends under way at a time.
-const TOGETHER: usize = 50;
+/// More than the log may hold several times: the text of each has 1,200 bytes.
+const SENDS: usize = 20_000;
+/// Sends under way at a time: more than is kept for what is derived.
+const TOGETHER: usize = 500;
+/// How often it is filled.
+const ROUNDS: usize = 5;
 
 /// A server whose log is full, and what was sent to it.
 struct Full {
@@ -36,7 +36,7 @@ struct Full {
 
 impl Full {
     async fn start() -> Self {
-        let bytes_max = Arc::new(AtomicU64::new(SMALL));
+        let bytes_max = Arc::new(AtomicU64::new(standalone::log_bytes_max_min()));
         let limit = bytes_max.clone();
         let server = TestServer::builder()
             .config(move |config| {
@@ -64,11 +64,11 @@ impl Full {
         full
     }
 
-    /// Sends until it is refused.
+    /// Sends on until it is refused.
     async fn fill(&mut self) {
         let mut session = self.ada.session().await;
         let mut refused = false;
-        for window in self.sends.chunks(TOGETHER) {
+        for window in self.sends[self.taken..].chunks(TOGETHER) {
             // All answers of a window: a refusal comes before the acks of those ahead of it.
             let mut asked = Vec::new();
             for send in window {
@@ -145,7 +145,7 @@ async fn a_full_log_refuses_sends_and_nothing_is_half_there() {
     full.holds_what_it_took().await;
 
     // With more room it goes on where it was.
-    full.bytes_max.store(SMALL * 64, Ordering::Relaxed);
+    full.bytes_max.fetch_add(128 << 20, Ordering::Relaxed);
     full.server.restart().await;
     full.ada.reconnect();
     full.grace.reconnect();
@@ -165,9 +165,31 @@ async fn a_full_log_refuses_sends_and_nothing_is_half_there() {
 #[tokio::test]
 async fn a_full_log_takes_sends_again_when_its_readers_have_made_room() {
     let mut full = Full::start().await;
-    let mut session = full.ada.session().await;
-    for _ in 0..20 {
-        full.send_next(&mut session).await;
+    for round in 0..ROUNDS {
+        println!("round {round}: full after {} messages", full.taken);
+        let mut session = full.ada.session().await;
+        for _ in 0..20 {
+            full.send_next(&mut session).await;
+        }
+        drop(session);
+        full.fill().await;
     }
     full.holds_what_it_took().await;
+}
+
+#[tokio::test]
+async fn a_bound_at_which_the_log_could_stay_full_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let least = standalone::log_bytes_max_min();
+    let mut config = standalone::Config::new(folder.path().join("data"));
+    config.listen = ([127, 0, 0, 1], 0).into();
+    config.log_bytes_max = Some(least - 1);
+    let Err(error) = standalone::start(config.clone()).await else {
+        panic!("started with {} bytes", least - 1);
+    };
+    let says = format!("{error:#}");
+    assert!(says.contains(&least.to_string()), "{says}");
+    config.log_bytes_max = Some(least);
+    let server = standalone::start(config).await.unwrap();
+    server.stop(DEADLINE).await;
 }

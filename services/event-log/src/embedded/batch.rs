@@ -21,6 +21,9 @@ const FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 32;
 /// The three lengths before each record.
 const LENGTHS_BYTES: usize = 12;
+/// A batch of the largest record alone.
+pub(super) const RECORD_BYTES_MAX: usize =
+    HEADER_BYTES + LENGTHS_BYTES + KEY_AND_HEADERS_BYTES_MAX + PAYLOAD_BYTES_MAX;
 /// The two lengths before each header.
 const HEADER_LENGTHS_BYTES: usize = 8;
 /// An emptied builder keeps at most this much: one burst is not paid for ever.
@@ -104,6 +107,11 @@ impl Builder {
 
     fn put_u32(&mut self, value: u32) {
         self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Bytes of the packed records.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// How many records it holds.

@@ -54,6 +54,31 @@ const MIGRATIONS: &[M<'_>] = &[M::up(
      ) STRICT, WITHOUT ROWID;",
 )];
 
+/// What a row takes at most besides its batch: a page that it shares with nobody, the rest of its
+/// last overflow page, and the links of both, which are below a page for the largest batch.
+pub(super) const ROW_BYTES_MAX: u64 = 3 * PAGE_BYTES.cast_unsigned();
+
+/// What a row with a batch of `bytes` takes at most, on average over many rows: pages of small rows
+/// are at least half full, those of large ones but for [`ROW_BYTES_MAX`].
+pub(super) fn row_bytes_max(bytes: usize) -> u64 {
+    /// Lengths, offset and links of a row.
+    const LINKS_BYTES: u64 = 64;
+    let bytes = bytes as u64;
+    bytes + (bytes + LINKS_BYTES).min(ROW_BYTES_MAX)
+}
+
+/// What a file without records has at most: its tables, and a position of each group and partition.
+pub(super) fn empty_bytes_max(partitions: u64, positions: u64) -> u64 {
+    /// The tables that every file has, with their indexes.
+    const PAGES: u64 = 32;
+    /// A root for the records of a partition, and its row in `partitions`.
+    const PARTITION_PAGES: u64 = 2;
+    /// Names of groups have below 100 bytes, and pages are half full.
+    const POSITIONS_IN_PAGE: u64 = 16;
+    let pages = PAGES + partitions * PARTITION_PAGES + positions / POSITIONS_IN_PAGE;
+    pages * PAGE_BYTES.cast_unsigned()
+}
+
 /// A topic in the file.
 #[derive(Debug, Clone)]
 pub(super) struct TopicPlace {

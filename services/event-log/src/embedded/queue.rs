@@ -5,12 +5,16 @@
 use std::{
     collections::VecDeque,
     mem,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::batch::{Builder, Sized};
+use super::{
+    batch::{Builder, Sized},
+    file,
+};
 use crate::{AppendError, OnAppended, Urgency};
 
 /// Appends in one commit: enough to make the share of the fsync negligible, few enough to answer
@@ -45,8 +49,16 @@ pub(super) struct Segment {
     /// In the order of the appends.
     pub(super) waiting: Vec<Waiting>,
     bytes: usize,
+    /// What it may take in the file.
+    cost: u64,
     urgent: bool,
     since: Option<Instant>,
+}
+
+/// What the file may hold when an append is in it, and what it holds now, in bytes.
+pub(super) struct Room<'a> {
+    pub(super) bytes_max: u64,
+    pub(super) used_bytes: &'a AtomicU64,
 }
 
 impl Segment {
@@ -56,9 +68,18 @@ impl Segment {
             touched: Vec::new(),
             waiting: Vec::new(),
             bytes: 0,
+            cost: 0,
             urgent: false,
             since: None,
         }
+    }
+
+    /// What a record adds to what the segment may take in the file.
+    fn cost_of(&self, partition: u32, sized: &Sized) -> u64 {
+        let builder = self.batches.get(index(partition));
+        let has_row = builder.is_some_and(|builder| builder.records() > 0);
+        let row = if has_row { 0 } else { file::ROW_BYTES_MAX };
+        row + sized.packed() as u64
     }
 
     /// Adds a record. Answers whether that makes the segment due earlier; gives `done` back if
@@ -70,6 +91,7 @@ impl Segment {
         urgency: Urgency,
         done: OnAppended,
     ) -> Result<bool, OnAppended> {
+        let cost = self.cost_of(partition, sized);
         let Some(builder) = self.batches.get_mut(index(partition)) else {
             return Err(done);
         };
@@ -78,6 +100,7 @@ impl Segment {
         }
         let place = builder.push(sized);
         self.bytes += sized.packed();
+        self.cost += cost;
         self.waiting.push(Waiting {
             partition,
             place,
@@ -94,11 +117,6 @@ impl Segment {
 
     fn has_room(&self) -> bool {
         self.waiting.len() < COMMIT_APPENDS_MAX && self.bytes < COMMIT_BYTES_MAX
-    }
-
-    /// Bytes of the packed records.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// Since when derived appends alone may wait no longer.
@@ -124,6 +142,10 @@ struct State {
     spare: Vec<Segment>,
     appends: usize,
     bytes: usize,
+    /// What all that waits may take in the file.
+    cost: u64,
+    /// The same of what the writer has taken, until it is counted as used.
+    committing: u64,
     poked: bool,
     closed: bool,
 }
@@ -147,14 +169,14 @@ impl Queue {
         }
     }
 
-    /// Queues a record, if `bytes_left` bytes are enough for it and what waits. Gives `done` back
-    /// with the error if it is refused.
+    /// Queues a record, if there is room for it beside what waits and what is being written. Gives
+    /// `done` back with the error if it is refused.
     pub(super) fn push(
         &self,
         partition: u32,
         sized: &Sized,
         urgency: Urgency,
-        bytes_left: usize,
+        room: &Room<'_>,
         done: OnAppended,
     ) -> Result<(), (AppendError, OnAppended)> {
         let mut state = self.state.lock();
@@ -162,10 +184,21 @@ impl Queue {
             return Err((AppendError::Closed, done));
         }
         let bytes = state.bytes + sized.packed();
-        if state.appends >= self.appends_max || bytes > QUEUE_BYTES_MAX.min(bytes_left) {
+        if state.appends >= self.appends_max || bytes > QUEUE_BYTES_MAX {
             return Err((AppendError::Full, done));
         }
-        if !state.segments.back().is_some_and(Segment::has_room) {
+        let filling = state.segments.back().filter(|segment| segment.has_room());
+        let needs_segment = filling.is_none();
+        let cost = filling.map_or(file::ROW_BYTES_MAX + sized.packed() as u64, |segment| {
+            segment.cost_of(partition, sized)
+        });
+        // Looked at under the lock: the writer counts what it has written as used before it says here
+        // that it has, so that nothing is counted too little in between.
+        let promised = room.used_bytes.load(Ordering::Relaxed) + state.committing + state.cost;
+        if promised.saturating_add(cost) > room.bytes_max {
+            return Err((AppendError::Full, done));
+        }
+        if needs_segment {
             let spare = state.spare.pop();
             let segment = spare.unwrap_or_else(|| Segment::new(self.partitions));
             state.segments.push_back(segment);
@@ -176,6 +209,7 @@ impl Queue {
         };
         let wake = added.map_err(|done| (AppendError::Failed(NO_PARTITION.to_owned()), done))?;
         state.bytes = bytes;
+        state.cost += cost;
         state.appends += 1;
         drop(state);
         if wake {
@@ -222,7 +256,7 @@ impl Queue {
         }
     }
 
-    /// Gives a written segment back for further use.
+    /// Gives a segment back for further use, once what it took in the file counts as used.
     pub(super) fn recycle(&self, mut segment: Segment) {
         for partition in mem::take(&mut segment.touched) {
             if let Some(builder) = segment.batches.get_mut(index(partition)) {
@@ -230,8 +264,10 @@ impl Queue {
             }
         }
         segment.waiting.clear();
+        let cost = mem::take(&mut segment.cost);
         (segment.bytes, segment.urgent, segment.since) = (0, false, None);
         let mut state = self.state.lock();
+        state.committing -= cost;
         if state.spare.len() < SPARE_SEGMENTS_MAX {
             state.spare.push(segment);
         }
@@ -252,7 +288,7 @@ impl Queue {
     /// Takes out everything that waits, and stays open.
     pub(super) fn take_all(&self) -> Vec<Waiting> {
         let mut state = self.state.lock();
-        (state.appends, state.bytes) = (0, 0);
+        (state.appends, state.bytes, state.cost) = (0, 0, 0);
         let segments = mem::take(&mut state.segments);
         segments.into_iter().flat_map(|s| s.waiting).collect()
     }
@@ -279,6 +315,8 @@ fn take_due(state: &mut State) -> Option<Segment> {
     let segment = state.segments.pop_front()?;
     state.appends -= segment.waiting.len();
     state.bytes -= segment.bytes;
+    state.cost -= segment.cost;
+    state.committing += segment.cost;
     Some(segment)
 }
 

@@ -11,6 +11,7 @@ use crate::{Appended, PartitionReader, Record, suite};
 
 mod deleting;
 mod failing;
+mod full;
 mod kill;
 mod reading;
 
@@ -61,6 +62,13 @@ fn small(folder: &Path) -> EmbeddedConfig {
     let path = folder.join("log.db");
     EmbeddedConfig::new(path, &[(Topic::Messages, 1)], &[("one", Topic::Messages)])
 }
+
+/// Room without end.
+static NOTHING_USED: AtomicU64 = AtomicU64::new(0);
+const ANY_ROOM: queue::Room<'_> = queue::Room {
+    bytes_max: u64::MAX,
+    used_bytes: &NOTHING_USED,
+};
 
 fn record(payload: impl Into<Vec<u8>>) -> NewRecord {
     NewRecord {
@@ -366,7 +374,7 @@ async fn more_appends_than_may_wait_are_refused_at_once() {
         .filter(|_| {
             let done = Box::new(|r: Result<_, _>| drop(r));
             queue
-                .push(0, &sized, Urgency::Now, usize::MAX, done)
+                .push(0, &sized, Urgency::Now, &ANY_ROOM, done)
                 .is_err()
         })
         .count();
@@ -382,7 +390,7 @@ fn a_derived_append_shares_the_commit_of_an_urgent_one() {
         let sized = batch::Sized::new(record("a")).unwrap();
         let push = |urgency| {
             let done = Box::new(|r: Result<_, _>| drop(r));
-            assert!(queue.push(0, &sized, urgency, usize::MAX, done).is_ok());
+            assert!(queue.push(0, &sized, urgency, &ANY_ROOM, done).is_ok());
         };
         push(Urgency::Derived);
         let alone = queue.take(Some(std::time::Instant::now()));

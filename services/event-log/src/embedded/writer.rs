@@ -23,10 +23,11 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 const TRIM_ROWS_MAX: usize = 1_024;
 /// Bytes that are deleted at once.
 const TRIM_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Bytes of appends after which the sizes of the file and of its WAL are looked up.
+/// Bytes after which the sizes of the file and of its WAL are looked up; less in a small file: until
+/// then, what the file may hold at most counts.
 const MEASURE_EVERY_BYTES: u64 = 1024 * 1024;
-/// What a row takes in the file besides its batch, about.
-const ROW_BYTES: u64 = 16;
+/// The part of the bound (one in so many) by which the size is guessed at most.
+const MEASURE_SHARE: u64 = 16;
 
 /// The writer.
 pub(super) struct Writer {
@@ -121,23 +122,29 @@ impl Writer {
                 self.shared.partitions[at].publish(batch);
             }
         }
-        let (appends, bytes) = (segment.waiting.len() as u64, segment.bytes() as u64);
+        let (appends, bytes) = (segment.waiting.len() as u64, cost(&segment));
+        if written.is_ok() {
+            // Before the segment is given back: from then on it does not count as waiting.
+            self.shared.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        // What was appended before its caller could hear of a failure must not overtake what failed: it
+        // fails too. Taken out before anybody hears of it: what is appended from then on was appended
+        // in knowledge of it.
+        let behind = match written {
+            Ok(_) => Vec::new(),
+            Err(_) => self.shared.queue.take_all(),
+        };
         for waiting in segment.waiting.drain(..) {
             self.answer(waiting, &written);
         }
-        let rows = segment.touched.len() as u64;
+        for waiting in behind {
+            let error = "an append before this one failed".to_owned();
+            answer(waiting.done, Err(AppendError::Failed(error)));
+        }
         self.shared.queue.recycle(segment);
         match written {
-            Ok(_) => self.written(appends, bytes + rows * ROW_BYTES),
-            Err(failure) => {
-                // What was appended before its caller could hear of the failure must not overtake what
-                // failed: it fails too. What is appended from now on was appended in knowledge of it.
-                for waiting in self.shared.queue.take_all() {
-                    let behind = "an append before this one failed".to_owned();
-                    answer(waiting.done, Err(AppendError::Failed(behind)));
-                }
-                self.failed(&failure);
-            }
+            Ok(_) => self.written(appends, bytes),
+            Err(failure) => self.failed(&failure),
         }
     }
 
@@ -205,7 +212,6 @@ impl Writer {
         let counters = &self.shared.counters;
         counters.commits.fetch_add(1, Ordering::Relaxed);
         counters.appends.fetch_add(appends, Ordering::Relaxed);
-        self.shared.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.bytes_to_measure = self.bytes_to_measure.saturating_sub(bytes);
         if self.bytes_to_measure == 0 {
             self.measure();
@@ -230,7 +236,8 @@ impl Writer {
 
     /// Looks up what the file holds, and keeps the WAL within its bound.
     fn measure(&mut self) {
-        self.bytes_to_measure = MEASURE_EVERY_BYTES;
+        let share = self.shared.bytes_max / MEASURE_SHARE;
+        self.bytes_to_measure = MEASURE_EVERY_BYTES.min(share);
         let frames = match file::wal_frames(&self.connection) {
             Ok(frames) if frames.all * file::FRAME_BYTES > checkpoint::WAL_BYTES_MAX => {
                 self.checkpoint()
@@ -274,15 +281,23 @@ impl Writer {
         if self.trim_unfinished || (news && shared.is_full.load(Ordering::Relaxed)) {
             return Some(self.tidied_at);
         }
-        news.then(|| self.tidied_at + TIDY_EVERY)
+        // While it is full, its size is looked up again and again: it may have been looked up at a
+        // moment at which the WAL could not be moved.
+        (news || shared.is_full.load(Ordering::Relaxed)).then(|| self.tidied_at + TIDY_EVERY)
     }
 
     /// Stores positions and deletes what all groups have passed, a step of it.
     fn tidy(&mut self) {
         self.tidied_at = Instant::now();
         self.shared.positions_dirty.swap(false, Ordering::AcqRel);
+        let was_full = self.shared.is_full.swap(false, Ordering::Relaxed);
         match self.store_and_trim() {
-            Ok(()) => self.tidy_failed = false,
+            Ok(deleted) => {
+                self.tidy_failed = false;
+                if deleted || was_full {
+                    self.measure();
+                }
+            }
             Err(error) => {
                 if !self.tidy_failed {
                     tracing::error!(%error, "the log cannot delete what was read");
@@ -294,12 +309,13 @@ impl Writer {
         }
     }
 
-    fn store_and_trim(&mut self) -> Result<(), rusqlite::Error> {
+    /// Answers whether anything was deleted.
+    fn store_and_trim(&mut self) -> Result<bool, rusqlite::Error> {
         self.trim_unfinished = false;
         let news = self.news();
         let passed = self.passed();
         if news.is_empty() && passed.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let connection = &self.connection;
         file::begin(connection)?;
@@ -333,11 +349,7 @@ impl Writer {
             self.first[index(partition)] = first;
             self.shared.partitions[index(partition)].trimmed(first);
         }
-        if deleted {
-            self.measure();
-            self.shared.is_full.store(false, Ordering::Relaxed);
-        }
-        Ok(())
+        Ok(deleted)
     }
 
     /// Positions that the file does not have: group, partition of its topic, position.
@@ -369,6 +381,15 @@ impl Writer {
             .filter_map(|((p, until), first)| Some((p, until.filter(|u| u > first)?)))
             .collect()
     }
+}
+
+/// What a written segment takes in the file at most.
+fn cost(segment: &Segment) -> u64 {
+    let rows = segment
+        .touched
+        .iter()
+        .map(|at| &segment.batches[index(*at)]);
+    rows.map(|row| file::row_bytes_max(row.len())).sum()
 }
 
 /// A callback that panics is its owner's fault; everybody else's records are still to be written.

@@ -71,11 +71,7 @@ impl Edge {
         if self.directory.exists(peer).await? {
             return Ok(());
         }
-        Err(ApiError::field(
-            ErrorReason::ConversationNotFound,
-            field,
-            "there is no such conversation",
-        ))
+        Err(validate::no_such_conversation(field))
     }
 
     fn admit(

@@ -162,7 +162,8 @@ async fn start(
                 Ok(()) => return Ok(position),
                 Err(LogError::Revoked | LogError::Closed) => return Err(Stopped::GivenUp),
                 Err(error @ LogError::OutOfRange { .. }) => {
-                    return Err(Stopped::Broken(error.to_string()));
+                    let why = format!("the store and the log are not of one time: {error}");
+                    return Err(Stopped::Broken(why));
                 }
                 Err(error @ LogError::Failed(_)) => error.to_string(),
             },

@@ -6,7 +6,7 @@ use proto::{error::v1::ErrorReason as R, messaging::v1 as wire};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::Scene;
+use super::{BEFORE, Scene};
 
 #[tokio::test]
 async fn opening_names_what_is_wrong_with_the_other_user() {
@@ -79,6 +79,111 @@ async fn a_conversation_is_shown_to_its_members_only() {
         refused(calls.get_send_status(status).await).is(reason, "message_id");
     }
     scene.ends_unharmed().await;
+}
+
+/// Sends and GetConversation are in tests of their own.
+#[tokio::test]
+async fn a_conversation_with_nobody_is_not_found_by_any_call() {
+    let scene = Scene::start().await;
+    let nobody = direct(&scene.ada.user_id, &Uuid::now_v7().to_string());
+    let mut calls = scene.ada.messaging();
+    // A good range before the one that is not, which says also that it can be waited for.
+    let events = [(&scene.conversation, 0), (&nobody, 1)];
+    let events = events.map(|(id, min_seq)| wire::EventRange {
+        conversation_id: id.clone(),
+        min_seq,
+        ..wire::EventRange::default()
+    });
+    let messages = events.clone().map(|range| wire::MessageRange {
+        conversation_id: range.conversation_id,
+        min_seq: range.min_seq,
+        ..wire::MessageRange::default()
+    });
+    let (field, missing) = ("ranges[1].conversation_id", R::ConversationNotFound);
+    let ranges = events.to_vec();
+    let answer = calls.list_events(wire::ListEventsRequest { ranges }).await;
+    refused(answer).is(missing, field);
+    let ranges = messages.to_vec();
+    let answer = calls
+        .list_messages(wire::ListMessagesRequest { ranges })
+        .await;
+    refused(answer).is(missing, field);
+    let status = wire::GetSendStatusRequest {
+        conversation_id: nobody.clone(),
+        message_id: Uuid::now_v7().to_string(),
+    };
+    refused(calls.get_send_status(status).await).is(missing, "conversation_id");
+    let mark = wire::MarkReadRequest {
+        conversation_id: nobody,
+        up_to: Some(wire::Watermark {
+            seq: 1,
+            message_index: 1,
+        }),
+    };
+    refused(calls.mark_read(mark).await).is(missing, "conversation_id");
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test]
+async fn an_empty_conversation_with_somebody_is_there() {
+    let scene = Scene::start().await;
+    let leslie = scene.server.user("leslie").await;
+    let conversation_id = scene.ada.with(&leslie);
+    assert_eq!(scene.ada.history(&conversation_id, 0).await, []);
+    let mut calls = scene.ada.messaging();
+    let messages = wire::ListMessagesRequest {
+        ranges: vec![wire::MessageRange {
+            conversation_id: conversation_id.clone(),
+            ..wire::MessageRange::default()
+        }],
+    };
+    let answer = calls.list_messages(messages).await.unwrap().into_inner();
+    assert_eq!(answer.pages[0].messages, []);
+    let status = wire::GetSendStatusRequest {
+        conversation_id: conversation_id.clone(),
+        message_id: Uuid::now_v7().to_string(),
+    };
+    let status = calls.get_send_status(status).await.unwrap().into_inner();
+    let nothing = wire::get_send_status_response::Status::NotAcceptedAsOfSeq(0);
+    assert_eq!(status.status, Some(nothing));
+    let up_to = Some(wire::Watermark {
+        seq: 1,
+        message_index: 1,
+    });
+    let mark = wire::MarkReadRequest {
+        conversation_id,
+        up_to,
+    };
+    calls.mark_read(mark).await.unwrap();
+    scene.ends_unharmed().await;
+}
+
+/// A user who is gone from `profile` shows whether anybody asked.
+#[tokio::test]
+async fn profile_is_not_asked_about_a_conversation_that_has_events() {
+    let mut scene = Scene::start().await;
+    scene.server.stop().await;
+    let accounts = rusqlite::Connection::open(scene.server.data().join("profile.db")).unwrap();
+    accounts.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+    let forget = "DELETE FROM users WHERE username = 'grace'";
+    assert_eq!(accounts.execute(forget, []).unwrap(), 1);
+    drop(accounts);
+    scene.server.restart().await;
+    scene.ada.reconnect();
+    let mut calls = scene.ada.messaging();
+    let history = scene.ada.history(&scene.conversation, BEFORE).await;
+    assert_eq!(history.len() as u64, BEFORE);
+    let status = wire::GetSendStatusRequest {
+        conversation_id: scene.conversation.clone(),
+        message_id: Uuid::now_v7().to_string(),
+    };
+    calls.get_send_status(status).await.unwrap();
+    // She is gone indeed: what asks does not find her.
+    let get = wire::GetConversationRequest {
+        conversation_id: scene.conversation.clone(),
+    };
+    let field = "conversation_id";
+    refused(calls.get_conversation(get).await).is(R::ConversationNotFound, field);
 }
 
 #[tokio::test]

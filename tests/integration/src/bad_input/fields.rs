@@ -192,12 +192,12 @@ async fn reading_marks_in_a_conversation_with_nobody_makes_no_conversation() {
             message_index: 1,
         }),
     };
-    // Whether it is refused or not: nothing comes of it.
-    let _ = scene.ada.messaging().mark_read(request).await;
+    let marked = scene.ada.messaging().mark_read(request).await;
+    refused(marked).is(R::ConversationNotFound, "conversation_id");
+    // In a session a mark has no answer, and nothing comes of it.
     let mut session = scene.ada.session().await;
     session.read(&nobody, 5).await;
     session.settle().await;
-    assert!(scene.ada.history(&nobody, 0).await.is_empty());
     let refusal: Refusal = session
         .try_send(message(&nobody, Uuid::now_v7(), "anybody?"))
         .await

@@ -6,6 +6,7 @@ use proto::{
     messaging::v1::{self as wire, EventRange, MessageRange},
     profile::v1::{SearchProfilesRequest, profile_service_client::ProfileServiceClient},
 };
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{BEFORE, Scene};
@@ -178,15 +179,26 @@ async fn ranges_are_one_to_five_hundred_each_of_another_conversation() {
         refusal.is(R::FieldOutOfRange, "ranges[0].order");
     }
     // Five hundred are allowed, and those with nothing in them say so.
-    let most = many[..500].iter().map(|id| event(id)).collect();
-    let pages = calls
-        .list_events(events(most))
-        .await
-        .unwrap()
-        .into_inner()
-        .pages;
+    let mut most = Vec::new();
+    let mut registering = JoinSet::new();
+    for n in 0..500 {
+        let url = scene.server.url();
+        registering.spawn(async move { harness::register(&url, &format!("peer{n}")).await });
+        // Some at a time.
+        if registering.len() >= 32 || n == 499 {
+            while let Some(peer) = registering.join_next().await {
+                most.push(event(&scene.ada.with(&peer.unwrap())));
+            }
+        }
+    }
+    let pages = calls.list_events(events(most.clone())).await;
+    let pages = pages.unwrap().into_inner().pages;
     assert_eq!(pages.len(), 500);
     assert!(pages.iter().all(|page| page.last_seq == 0 && !page.more));
+    // One of them with nobody is found among all.
+    most[499] = event(&many[0]);
+    let missing = refused(calls.list_events(events(most)).await);
+    missing.is(R::ConversationNotFound, "ranges[499].conversation_id");
     scene.ends_unharmed().await;
 }
 
