@@ -163,7 +163,7 @@ pub struct List {
 }
 
 /// Who read a conversation after everything had come to rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reader {
     /// A new device, with `ListEvents`, oldest first.
@@ -193,6 +193,7 @@ pub enum News {
 /// One thing that was seen. Those of one observer are in the order in which he saw them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "k", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "a variant says what its fields are")]
 pub enum Record {
     /// One of the cast.
     User { user: No, id: String },
@@ -283,8 +284,6 @@ pub enum Record {
     UnreadTotal {
         t: (Micros, Micros),
         user: No,
-        min_version: u64,
-        version: u64,
         total: u64,
         is_final: bool,
     },
@@ -324,6 +323,12 @@ pub enum Record {
     Quiet { t: Micros },
     /// Something did not come to rest in time.
     Unsettled { what: String },
+    /// The rows in the cache of a device, after everything had come to rest.
+    CacheRows {
+        t: Micros,
+        device: No,
+        rows: Vec<Row>,
+    },
     /// A whole conversation, read after everything had come to rest.
     View {
         reader: Reader,

@@ -1,7 +1,13 @@
-//! Robustness: traffic, faults, a record of what was seen, and a judge.
-mod deployment;
-mod fault;
+//! Robustness: traffic through the SDK, faults, a record of what every client saw, and a judge who
+//! compares the record with a simple model afterwards. See README.md.
+
+pub mod check;
+pub mod deployment;
+pub mod fault;
 pub mod history;
-mod plan;
-mod recorder;
+pub mod plan;
+pub mod recorder;
+pub mod run;
+mod settle;
 mod texts;
+mod traffic;
