@@ -47,6 +47,13 @@ pub(super) fn judge(world: &World<'_>, records: &[Record], verdict: &mut Verdict
                 device, app, row, ..
             } => {
                 let run = runs.entry((*device, *app)).or_default();
+                let keeps = world.devices.get(device).map(|device| device.keeps);
+                // Others begin where they say, whatever the rows are.
+                if matches!(keeps, Some(Keeps::Nothing | Keeps::Cache))
+                    && !run.streams.contains_key(&row.conversation)
+                {
+                    run.begins.entry(row.conversation).or_insert(row.last.0);
+                }
                 told_row((*device, *app), run, row, verdict);
             }
             Record::Marks {
@@ -161,11 +168,7 @@ fn got(
 }
 
 fn told_row((device, app): (No, u32), run: &mut Run, row: &Row, verdict: &mut Verdict) {
-    let conversation = row.conversation;
-    if !run.streams.contains_key(&conversation) {
-        run.begins.entry(conversation).or_insert(row.last.0);
-    }
-    if let Some(before) = run.rows.insert(conversation, row.clone()) {
+    if let Some(before) = run.rows.insert(row.conversation, row.clone()) {
         let went_back = row.version < before.version
             || row.last < before.last
             || row.read < before.read
