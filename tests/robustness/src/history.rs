@@ -31,6 +31,8 @@ pub struct Content {
     pub sender: Option<No>,
     /// Of the text.
     pub hash: u64,
+    /// When the server says that it took it.
+    pub time_unix_ms: i64,
 }
 
 /// What a device keeps when its app ends.

@@ -42,6 +42,7 @@ pub struct Cast {
 
 /// One thing that a device does.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a variant says what its fields are")]
 pub enum Op {
     /// So many messages at once through the session.
     Send { conversation: No, texts: Vec<u32> },

@@ -88,6 +88,7 @@ impl Recorder {
             id: Uuid::parse_str(&message.message_id).unwrap_or_default(),
             sender: state.users.get(&message.sender_id).copied(),
             hash: hash(&message.text),
+            time_unix_ms: message.time_unix_ms,
         };
         if let Some(number) = state.contents.get(&content) {
             return *number;

@@ -5,10 +5,10 @@ use std::{fs, path::Path};
 use anyhow::Context;
 
 /// Unicode scalar values that a text may have.
-pub const TEXT_CHARS_MAX: usize = 700;
+pub(crate) const TEXT_CHARS_MAX: usize = 700;
 
 /// Every text of the logs that a message can have, in the order of the files.
-pub fn read(folder: &Path) -> anyhow::Result<Vec<String>> {
+pub(crate) fn read(folder: &Path) -> anyhow::Result<Vec<String>> {
     let shown = || format!("cannot read {}", folder.display());
     let mut files: Vec<_> = fs::read_dir(folder)
         .with_context(shown)?

@@ -262,11 +262,14 @@ fn judge_row(world: &World<'_>, row: &Row, verdict: &mut Verdict) {
     }
 }
 
+/// Version, end and read mark of a row.
+type Versioned = (u64, Mark, Mark);
+
 /// What versions of rows said, so that later reads can be held to it.
 #[derive(Debug, Default)]
 struct Versions {
-    /// By user and conversation: version, end and read mark; once sorted, the maxima up to each.
-    seen: HashMap<(No, No), Vec<(u64, Mark, Mark)>>,
+    /// By user and conversation; once sorted, with the maxima up to each.
+    seen: HashMap<(No, No), Vec<Versioned>>,
     /// One version is one row.
     rows: HashMap<(No, No, u64), (Mark, Mark)>,
 }

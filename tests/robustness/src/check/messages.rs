@@ -23,6 +23,7 @@ pub(super) fn judge(world: &World<'_>, verdict: &mut Verdict) {
 fn judge_truth(world: &World<'_>, conversation: No, contents: &[u32], verdict: &mut Verdict) {
     let mut names = HashSet::new();
     let mut before = Mark::default();
+    let mut time = i64::MIN;
     for content in contents.iter().filter_map(|number| world.content(*number)) {
         if content.at.0 != before.0 + 1 || content.at.1 != before.1 + 1 {
             verdict.add(Wrong::Gaps, || {
@@ -33,6 +34,15 @@ fn judge_truth(world: &World<'_>, conversation: No, contents: &[u32], verdict: &
             });
         }
         before = content.at;
+        if content.time_unix_ms < time {
+            verdict.add(Wrong::Reordered, || {
+                format!(
+                    "conversation {conversation}: the time of {:?} is before that of the message before it",
+                    content.at
+                )
+            });
+        }
+        time = content.time_unix_ms;
         if !names.insert((content.sender, content.id)) {
             verdict.add(Wrong::Duplicated, || {
                 format!(

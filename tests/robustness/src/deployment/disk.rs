@@ -9,6 +9,8 @@ use anyhow::{Context, ensure};
 const DISK_BYTES: u64 = 6 << 30;
 /// What is left when it is full.
 const SPARE_BYTES: u64 = 16 << 10;
+/// Tries to make it full while somebody writes to it.
+const TRIES_MAX: u32 = 50;
 
 /// Mounted as long as it lives.
 #[derive(Debug)]
@@ -38,6 +40,18 @@ impl Disk {
 
     /// No room from now on.
     pub(super) fn fill(&self) -> anyhow::Result<()> {
+        let mut tries = 1;
+        // It cannot become smaller than what is on it, which grows between the look and the change.
+        while let Err(error) = self.used().and_then(|used| self.resize(used + SPARE_BYTES)) {
+            if tries == TRIES_MAX {
+                return Err(error);
+            }
+            tries += 1;
+        }
+        Ok(())
+    }
+
+    fn used(&self) -> anyhow::Result<u64> {
         let output = Command::new("df")
             .args(["--output=used", "-B1"])
             .arg(&self.folder)
@@ -45,8 +59,7 @@ impl Disk {
             .context("df")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let used = text.lines().nth(1).unwrap_or_default().trim();
-        let used: u64 = used.parse().context("df")?;
-        self.resize(used + SPARE_BYTES)
+        used.parse().context("df")
     }
 
     /// Room again.
@@ -56,12 +69,17 @@ impl Disk {
 
     fn resize(&self, bytes: u64) -> anyhow::Result<()> {
         let options = format!("remount,size={bytes}");
-        let status = Command::new("mount")
+        let output = Command::new("mount")
             .args(["-o", &options])
             .arg(&self.folder)
-            .status()
+            .output()
             .context("mount")?;
-        ensure!(status.success(), "the disk cannot be resized");
+        let why = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "the disk cannot be resized: {}",
+            why.trim()
+        );
         Ok(())
     }
 }

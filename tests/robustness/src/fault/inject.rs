@@ -146,7 +146,7 @@ impl Injector {
                 detail = format!("{detail}, {state:?}");
                 deployment.set_link(target, state).await?;
                 hold().await;
-                if action == Action::HalfOpen && fault.choice % 2 == 0 {
+                if action == Action::HalfOpen && fault.choice.is_multiple_of(2) {
                     // The way back was forgotten meanwhile: what is open is reset and does not go on.
                     detail += ", then reset";
                     deployment.set_link(target, LinkState::Cut).await?;

@@ -1,5 +1,10 @@
 //! Single damages of a good history, each with what the judge must call it.
 
+#![expect(
+    clippy::ptr_arg,
+    reason = "damages have one type, whether they add and remove records or not"
+)]
+
 use std::collections::HashSet;
 
 use uuid::Uuid;
@@ -39,7 +44,9 @@ damages! {
     Reordered handed_out_in_disorder,
     Reordered an_overtaken_message_of_a_session,
     Reordered before_what_was_acknowledged_earlier,
+    Reordered a_time_that_went_back,
     Altered another_text,
+    Diverged another_time_for_another_reader,
     Phantom sent_by_nobody,
     Phantom refused_and_there,
     StaleReads a_page_older_than_held,
@@ -356,6 +363,27 @@ fn another_text(records: &mut Vec<Record>, nth: usize) -> bool {
         _ => None,
     });
     hash.map(|hash| *hash = hash.wrapping_add(1)).is_some()
+}
+
+fn a_time_that_went_back(records: &mut Vec<Record>, nth: usize) -> bool {
+    let content = pick(records, nth, |record| match record {
+        Record::Content(content) if content.at.0 > 1 => Some(content),
+        _ => None,
+    });
+    content.map(|content| content.time_unix_ms = -1).is_some()
+}
+
+fn another_time_for_another_reader(records: &mut Vec<Record>, nth: usize) -> bool {
+    let all = contents(records);
+    let Some(content) = all.get(nth % all.len().max(1)).cloned() else {
+        return false;
+    };
+    let time_unix_ms = content.time_unix_ms + 1;
+    records.push(Record::Content(Content {
+        time_unix_ms,
+        ..content
+    }));
+    true
 }
 
 fn sent_by_nobody(records: &mut Vec<Record>, nth: usize) -> bool {

@@ -275,6 +275,7 @@ impl Made {
                 id,
                 sender: Some(user),
                 hash,
+                time_unix_ms: i64::try_from(t / 50).unwrap_or_default(),
             }));
             self.read.insert((user, conversation), at);
             self.sent.push((send, conversation, at));
