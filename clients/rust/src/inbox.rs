@@ -274,17 +274,18 @@ impl Inbox {
         true
     }
 
-    /// Marks that the server says have grown. Puts out those that have.
+    /// Marks that the server says have grown. Puts out those that have. Those of a conversation that is
+    /// not known are let go: its row brings them, and may have been read before they grew.
     pub(crate) fn marks(
         &mut self,
         conversation_id: String,
         members: Vec<MemberMarks>,
         out: &mut Vec<Output>,
     ) {
-        let grown = match self.places.get_mut(&conversation_id) {
-            Some(place) => place.marks.merge(members),
-            None => members,
+        let Some(place) = self.places.get_mut(&conversation_id) else {
+            return;
         };
+        let grown = place.marks.merge(members);
         if !grown.is_empty() {
             out.push(Output::Marks(conversation_id, grown));
         }

@@ -147,10 +147,12 @@ fn spawn(folder: &Path, listen: &str, options: &StandaloneOptions) -> (Child, St
 pub fn program(name: &str) -> PathBuf {
     let _one = BUILDING.lock();
     let own = env::current_exe().expect("the path of this program");
-    let profile = own
-        .parent()
-        .and_then(Path::parent)
-        .expect("a target folder");
+    // Tests are one folder below the programs, programs are beside each other.
+    let folder = own.parent().expect("a folder");
+    let profile = match folder.ends_with("deps") {
+        true => folder.parent().expect("a target folder"),
+        false => folder,
+    };
     let program = profile.join(format!("{name}{}", env::consts::EXE_SUFFIX));
     if !is_fresh(&program) {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

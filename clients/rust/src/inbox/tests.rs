@@ -463,3 +463,34 @@ fn marks_only_grow() {
         .into();
     assert_eq!(out, expected);
 }
+
+#[test]
+fn marks_that_come_before_their_row_do_not_make_it_go_back() {
+    let marks = |seq| MemberMarks {
+        user_id: "peer".to_owned(),
+        delivered: Some(Watermark {
+            seq,
+            message_index: seq,
+        }),
+        read: None,
+    };
+    let now = Instant::now();
+    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
+    inbox.connected(2, now);
+    let mut out = Vec::new();
+    // Pushed while what had changed was still being read.
+    inbox.marks("0".to_owned(), vec![marks(2)], &mut out);
+    for (version, seq) in [(1, 1), (2, 2)] {
+        let mut row = row(0, version, 2);
+        row.peer_marks = Some(marks(seq));
+        inbox.update(version - 1, version, vec![row], now, &mut out);
+    }
+    let told = out.iter().filter_map(|output| match output {
+        Output::Marks(_, members) => members[0].delivered.map(|mark| mark.seq),
+        Output::Row(row) => row.peer_marks.clone()?.delivered.map(|mark| mark.seq),
+        _ => None,
+    });
+    let told: Vec<u64> = told.collect();
+    assert!(told.is_sorted(), "{told:?}");
+    assert_eq!(told.last(), Some(&2));
+}
