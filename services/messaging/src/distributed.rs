@@ -119,7 +119,11 @@ fn gateway(settings: &Settings) -> Gateway {
     let profile = channel::replicas(settings.profile_addresses.clone());
     // Any replica of presence answers for all. Their urls were checked before.
     let addresses = settings.presence.iter().map(|replica| {
-        replica.url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+        replica
+            .url
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned()
     });
     let presence = channel::replicas(addresses.collect());
     let to_profile = PASSED_ON_TO_PROFILE.map(|service| (service, profile.clone()));

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use event_log::kafka::{KafkaConfig, KafkaLog};
-use profile::{Deps, store::postgres::{DatabaseClock, PostgresStore}};
+use profile::{
+    Deps,
+    store::postgres::{DatabaseClock, PostgresStore},
+};
 use runtime::{
     auth::{AuthLayer, Verifier},
     clock::SystemClock,

@@ -131,7 +131,9 @@ impl Cluster {
         let places = settings::Places::new(&options, &folder, &nodes, &links, &kafka, &postgres);
         places.lead_links()?;
         places.write_settings()?;
-        let nodes = nodes.into_iter().map(|(name, node)| (name, Mutex::new(node)));
+        let nodes = nodes
+            .into_iter()
+            .map(|(name, node)| (name, Mutex::new(node)));
         let cluster = Self {
             nodes: nodes.collect(),
             links,
@@ -166,7 +168,10 @@ impl Cluster {
     pub fn nodes(&self) -> Vec<String> {
         let brokers = (0..self.options.brokers).map(|at| format!("kafka-{at}"));
         let services = self.nodes.keys().cloned();
-        services.chain(brokers).chain([POSTGRES.to_owned()]).collect()
+        services
+            .chain(brokers)
+            .chain([POSTGRES.to_owned()])
+            .collect()
     }
 
     /// The names of all links: `messaging-0>kafka-1`, `client>messaging-0`, and
@@ -283,7 +288,10 @@ impl Cluster {
     /// Moves the clock of a service process by so many seconds from the true time. Needs
     /// [`ClusterOptions::faketime`]; monotonic time goes on as ever.
     pub fn set_clock(&self, name: &str, offset_seconds: i64) -> Result<()> {
-        ensure!(self.options.faketime.is_some(), "started without libfaketime");
+        ensure!(
+            self.options.faketime.is_some(),
+            "started without libfaketime"
+        );
         drop(self.node(name)?);
         settings::write_clock(&self.folder, name, offset_seconds)
     }
@@ -300,7 +308,8 @@ impl Cluster {
     /// What a service process has logged.
     pub fn log(&self, name: &str) -> String {
         let log = self.nodes.get(name).map(|node| locked(node).log_file());
-        log.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+        log.and_then(|path| fs::read_to_string(path).ok())
+            .unwrap_or_default()
     }
 
     /// Waits until a service process says over health that it serves.
@@ -388,7 +397,9 @@ fn start_servers(
         for service in Service::ALL {
             postgres.create_database(service.name())?;
         }
-        let kafka = kafka.join().unwrap_or_else(|_| bail!("starting Kafka panicked"))?;
+        let kafka = kafka
+            .join()
+            .unwrap_or_else(|_| bail!("starting Kafka panicked"))?;
         Ok((kafka, postgres))
     })
 }

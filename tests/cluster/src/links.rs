@@ -141,11 +141,7 @@ fn reset(stream: &TcpStream) {
 }
 
 /// One direction: a reader, and a writer that is as late as the link is slow.
-async fn pass(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    state: watch::Receiver<LinkState>,
-) {
+async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: watch::Receiver<LinkState>) {
     let (under_way, mut arriving) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_UNDER_WAY_MAX);
     let mut thawed = state.clone();
     let read = async {
@@ -156,7 +152,10 @@ async fn pass(
                 _ => Duration::ZERO,
             };
             let sent = under_way
-                .send((Instant::now() + delay, Bytes::copy_from_slice(&chunk[..read])))
+                .send((
+                    Instant::now() + delay,
+                    Bytes::copy_from_slice(&chunk[..read]),
+                ))
                 .await;
             if sent.is_err() {
                 return;

@@ -133,7 +133,9 @@ impl Node {
 
     pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
         let process = self.process.as_mut();
-        process.with_context(|| format!("{} is down", self.name))?.signal(signal)
+        process
+            .with_context(|| format!("{} is down", self.name))?
+            .signal(signal)
     }
 
     /// SIGKILL. Does nothing if it is down.

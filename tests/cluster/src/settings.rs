@@ -98,9 +98,9 @@ pub(crate) async fn open_links(
             if uses_kafka(node.service) {
                 names.extend((0..options.brokers).map(|at| format!("{from}>kafka-{at}")));
             }
-            let called = nodes.values().filter(|to| {
-                calls(node.service).contains(&to.service) && to.name != *from
-            });
+            let called = nodes
+                .values()
+                .filter(|to| calls(node.service).contains(&to.service) && to.name != *from);
             names.extend(called.map(|to| format!("{from}>{}", to.name)));
             if node.service == Service::Messaging {
                 names.push(format!("client>{from}"));
@@ -223,7 +223,10 @@ impl<'a> Places<'a> {
                 }
                 // Tables last: what follows a table belongs to it.
                 if self.options.relaxed {
-                    write!(toml, "[profile.argon2]\nmemory_kib = 8\npasses = 1\nlanes = 1\n")?;
+                    write!(
+                        toml,
+                        "[profile.argon2]\nmemory_kib = 8\npasses = 1\nlanes = 1\n"
+                    )?;
                 }
                 toml.insert_str(0, &format!("user_key_file = '{}'\n\n", key.display()));
             }
@@ -277,7 +280,9 @@ impl<'a> Places<'a> {
     }
 
     fn of(&self, service: Service) -> impl Iterator<Item = &Node> {
-        self.nodes.values().filter(move |node| node.service == service)
+        self.nodes
+            .values()
+            .filter(move |node| node.service == service)
     }
 
     fn database_url(&self, from: &str, service: Service) -> String {

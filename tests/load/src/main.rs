@@ -148,7 +148,10 @@ fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<bool> {
     let server_pid = match args.server_pid {
         Some(pid) => Some(pid),
-        None => args.server.first().and_then(|url| process::listening_on(url)),
+        None => args
+            .server
+            .first()
+            .and_then(|url| process::listening_on(url)),
     };
     let processes = match &args.processes {
         Some(file) => process::listed(file)?,

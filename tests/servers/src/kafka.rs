@@ -15,16 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
 use crate::{
     free_listener,
     process::{Process, Signal},
 };
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 mod jars;
 mod probe;
-
 
 use jars::Jars;
 

@@ -5,9 +5,9 @@
 //! Blocking on purpose: what starts a server has nothing else to do meanwhile.
 
 pub mod kafka;
+mod ports;
 pub mod postgres;
 pub mod process;
-mod ports;
 mod program;
 
 pub use ports::{free_listener, free_port};

@@ -9,8 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, kill_process};
 pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
 /// Starts the server, says its pid, and waits for whichever comes first: the server's end, or the end of its
 /// own input, which is a pipe from this process. The kernel closes that even after SIGKILL of this process;

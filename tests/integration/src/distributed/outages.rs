@@ -38,15 +38,25 @@ async fn a_process_waits_for_kafka_and_postgres_and_says_so_over_health() {
     let ada = register(&urls[0], "ada").await;
     let grace = register(&urls[1], "grace").await;
     let conversation = direct(&ada.user_id, &grace.user_id);
-    assert!(cluster.terminate("messaging-1").await.unwrap(), "it did not stop in time");
+    assert!(
+        cluster.terminate("messaging-1").await.unwrap(),
+        "it did not stop in time"
+    );
     cluster.kill("postgres").unwrap();
     cluster.kill("kafka-0").unwrap();
     let said_before = cluster.log("messaging-1").len();
     cluster.launch("messaging-1").unwrap();
 
-    let waits = async || health(&urls[1]).await.filter(|s| *s == ServingStatus::NotServing);
+    let waits = async || {
+        health(&urls[1])
+            .await
+            .filter(|s| *s == ServingStatus::NotServing)
+    };
     eventually("the process says that it waits", waits).await;
-    let refused = grace.messaging().send_message(send(&conversation, "anybody?")).await;
+    let refused = grace
+        .messaging()
+        .send_message(send(&conversation, "anybody?"))
+        .await;
     let refused = read_status(&refused.unwrap_err());
     assert_eq!(refused.reason, ErrorReason::Unavailable);
     assert!(refused.retry_after.is_some());
@@ -69,7 +79,13 @@ async fn a_process_waits_for_kafka_and_postgres_and_says_so_over_health() {
     eventually("the process waits for kafka", kafka_next).await;
     cluster.start_again("kafka-0").await.unwrap();
     cluster.wait_until_serving("messaging-1").await.unwrap();
-    let sent = async || grace.messaging().send_message(send(&conversation, "here")).await.ok();
+    let sent = async || {
+        grace
+            .messaging()
+            .send_message(send(&conversation, "here"))
+            .await
+            .ok()
+    };
     let sent = eventually("a send", sent).await.into_inner();
     let history = ada.history(&conversation, sent.seq).await;
     assert!(history.iter().any(|event| event.seq == sent.seq));
@@ -83,7 +99,10 @@ async fn nothing_is_acknowledged_that_the_log_does_not_hold() {
     let ada = register(&urls[0], "ada").await;
     let grace = register(&urls[1], "grace").await;
     let conversation = direct(&ada.user_id, &grace.user_id);
-    let before = ada.messaging().send_message(send(&conversation, "before")).await;
+    let before = ada
+        .messaging()
+        .send_message(send(&conversation, "before"))
+        .await;
     let before = before.unwrap().into_inner();
     let stored = grace.history(&conversation, before.seq).await;
     assert_eq!(stored.len(), 1);
@@ -106,7 +125,10 @@ async fn nothing_is_acknowledged_that_the_log_does_not_hold() {
 
     // Without PostgreSQL a send is acknowledged all the same: the log has it.
     cluster.kill("postgres").unwrap();
-    let sent = ada.messaging().send_message(send(&conversation, "no store")).await;
+    let sent = ada
+        .messaging()
+        .send_message(send(&conversation, "no store"))
+        .await;
     let sent = sent.unwrap().into_inner();
     assert_eq!(sent.seq, 3);
     cluster.start_again("postgres").await.unwrap();

@@ -50,7 +50,11 @@ async fn pair(urls: &str, number: usize, stop: &Arc<AtomicBool>) -> Pair {
     let sender = log_in(urls, format!("sender-{number}")).await;
     let receiver = log_in(urls, format!("receiver-{number}")).await;
     let receiver_id = receiver.credentials().await.unwrap().user_id;
-    let conversation = sender.open_direct(&receiver_id).await.unwrap().conversation_id;
+    let conversation = sender
+        .open_direct(&receiver_id)
+        .await
+        .unwrap()
+        .conversation_id;
     let (from, mut of_sender) = sender.connect(Options::default()).await.unwrap();
     let (to, mut events) = receiver.connect(Options::default()).await.unwrap();
     tokio::spawn(async move { while of_sender.next().await.is_some() {} });
@@ -85,7 +89,10 @@ async fn pair(urls: &str, number: usize, stop: &Arc<AtomicBool>) -> Pair {
     let (stopped, in_conversation, reader) = (stop.clone(), conversation.clone(), receiver.clone());
     let reading = tokio::spawn(async move {
         while !stopped.load(Ordering::Relaxed) {
-            reader.conversation(&in_conversation).await.expect("a read shows no error");
+            reader
+                .conversation(&in_conversation)
+                .await
+                .expect("a read shows no error");
             reader.unread_total(0).await.expect("a read shows no error");
             tokio::time::sleep(PAUSE * 5).await;
         }
@@ -106,7 +113,11 @@ async fn restart_all(cluster: &Cluster) {
             continue;
         }
         let in_time = cluster.terminate(&name).await.unwrap();
-        assert!(in_time, "{name} did not stop in time; its log:\n{}", cluster.log(&name));
+        assert!(
+            in_time,
+            "{name} did not stop in time; its log:\n{}",
+            cluster.log(&name)
+        );
         cluster.start_again(&name).await.unwrap();
     }
 }
@@ -125,19 +136,28 @@ async fn a_rolling_restart_loses_nothing_and_shows_no_error() {
     restart_all(&cluster).await;
     stop.store(true, Ordering::Relaxed);
     for pair in pairs {
-        let acked = within("the sender's end", pair.sending).await.expect("no error");
-        within("the reader's end", pair.reading).await.expect("no error");
+        let acked = within("the sender's end", pair.sending)
+            .await
+            .expect("no error");
+        within("the reader's end", pair.reading)
+            .await
+            .expect("no error");
         assert!(acked.len() > 10, "only {} messages", acked.len());
         let last = acked.last().map_or(0, |(seq, _)| *seq);
         // Whatever was missed live is fetched, within a heartbeat at the latest.
         let history = within("the history", all(&pair.receiver, &pair.conversation)).await;
         let in_history: BTreeMap<_, _> = history.iter().cloned().collect();
         assert_eq!(in_history.len() as u64, last, "dense, and nothing else");
-        assert_eq!(acked, history, "in the order of sending, each once, at its acked seq");
+        assert_eq!(
+            acked, history,
+            "in the order of sending, each once, at its acked seq"
+        );
         let caught_up = async || (pair.received.lock().len() >= acked.len()).then_some(());
         eventually("the receiver has everything", caught_up).await;
         pair.receiver.close().await;
-        within("the receiver's end", pair.receiving).await.expect("no error");
+        within("the receiver's end", pair.receiving)
+            .await
+            .expect("no error");
         assert_eq!(*pair.received.lock(), acked, "in order, each once");
     }
 }
@@ -152,7 +172,10 @@ async fn all(session: &Session, conversation: &str) -> Vec<(u64, String)> {
             break;
         };
         before = oldest.message_index;
-        messages.extend(page.iter().map(|message| (message.seq, message.text.clone())));
+        messages.extend(
+            page.iter()
+                .map(|message| (message.seq, message.text.clone())),
+        );
         if before <= 1 {
             break;
         }

@@ -37,11 +37,30 @@ fn run(settings: &str, arguments: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn a_wrong_setting_ends_a_process_with_2_and_is_named() {
     let cases = [
-        (GOOD.replace("bootstrap_servers", "bootstrap"), vec![], "bootstrap"),
-        (GOOD.replace("[kafka]", "[kafka]\nreplication_factor = 'three'"), vec![], "kafka.replication_factor"),
+        (
+            GOOD.replace("bootstrap_servers", "bootstrap"),
+            vec![],
+            "bootstrap",
+        ),
+        (
+            GOOD.replace("[kafka]", "[kafka]\nreplication_factor = 'three'"),
+            vec![],
+            "kafka.replication_factor",
+        ),
         (GOOD.to_owned(), vec!["--set", "messaging.drain=5"], "drain"),
-        (GOOD.to_owned(), vec!["--set", "server.listen=nowhere"], "server.listen"),
-        (GOOD.replace("[postgres]\nurl = 'postgres://test@127.0.0.1:1/messaging'", ""), vec![], "postgres"),
+        (
+            GOOD.to_owned(),
+            vec!["--set", "server.listen=nowhere"],
+            "server.listen",
+        ),
+        (
+            GOOD.replace(
+                "[postgres]\nurl = 'postgres://test@127.0.0.1:1/messaging'",
+                "",
+            ),
+            vec![],
+            "postgres",
+        ),
         // Right in itself, and not there.
         (GOOD.to_owned(), vec![], "service_key_file"),
         ("listen = ".to_owned(), vec![], "messaging:"),
