@@ -14,7 +14,7 @@ use runtime::{
     config::ConfigError,
     gateway::Gateway,
     postgres::PostgresConfig,
-    process::{HEALTH_INTERVAL, Listening, ProcessConfig, STOP_DEADLINE, wait_for},
+    process::{HEALTH_INTERVAL, Listening, ProcessConfig, STOP_DEADLINE, user_keys, wait_for},
     server::ServerConfig,
     shards::Replica,
     shutdown::{CancellationToken, Tasks},
@@ -68,6 +68,12 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
     let profile = || channel::replicas(settings.profile_addresses.clone());
     let tasks = Tasks::new();
     keep_user_keys(verifier.clone(), identity.on(profile()), &tasks);
+    if wait_for("profile", &stop, async || user_keys(&verifier))
+        .await?
+        .is_none()
+    {
+        return Ok(());
+    }
     let postgres = &settings.postgres;
     let Some(store) = wait_for("postgres", &stop, || PostgresStore::open(postgres)).await? else {
         return Ok(());

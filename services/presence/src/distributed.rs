@@ -9,7 +9,7 @@ use runtime::{
     clock::SystemClock,
     config::ConfigError,
     postgres::PostgresConfig,
-    process::{Listening, ProcessConfig, STOP_DEADLINE, wait_for},
+    process::{Listening, ProcessConfig, STOP_DEADLINE, user_keys, wait_for},
     server::ServerConfig,
     shutdown::{CancellationToken, Tasks},
 };
@@ -45,7 +45,13 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let identity = ServiceIdentity::new("presence", service_key, clock.clone());
     let tasks = Tasks::new();
     let profile = channel::replicas(settings.profile_addresses);
-    keep_user_keys(verifier, identity.on(profile), &tasks);
+    keep_user_keys(verifier.clone(), identity.on(profile), &tasks);
+    if wait_for("profile", &stop, async || user_keys(&verifier))
+        .await?
+        .is_none()
+    {
+        return Ok(());
+    }
     let postgres = &settings.postgres;
     let Some(store) = wait_for("postgres", &stop, || PostgresStore::open(postgres)).await? else {
         return Ok(());

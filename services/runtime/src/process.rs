@@ -20,7 +20,7 @@ use tonic::service::RoutesBuilder;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    auth::{AuthLayer, KeyPair},
+    auth::{AuthLayer, KeyPair, Verifier},
     config::{self, ConfigError, Sources},
     gateway::Gateway,
     postgres::OpenError,
@@ -205,6 +205,14 @@ impl NotThere {
     /// It may come.
     pub fn away(error: &dyn fmt::Display) -> Self {
         Self::Away(error.to_string())
+    }
+}
+
+/// Whether tokens of users can be verified yet: without, a process can serve nobody.
+pub fn user_keys(verifier: &Verifier) -> Result<(), NotThere> {
+    match verifier.is_ready() {
+        true => Ok(()),
+        false => Err(NotThere::Away("no keys of users' tokens yet".to_owned())),
     }
 }
 

@@ -305,6 +305,12 @@ impl Cluster {
         self.nodes.iter().filter_map(died).collect()
     }
 
+    /// Where service processes log, by their names.
+    pub fn logs(&self) -> Vec<(String, PathBuf)> {
+        let log = |(name, node): (&String, &Mutex<Node>)| (name.clone(), locked(node).log_file());
+        self.nodes.iter().map(log).collect()
+    }
+
     /// What a service process has logged.
     pub fn log(&self, name: &str) -> String {
         let log = self.nodes.get(name).map(|node| locked(node).log_file());

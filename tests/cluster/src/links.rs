@@ -1,5 +1,5 @@
-//! The ways between the parts of a cluster, each through a proxy that can be cut, frozen or slowed
-//! down: what a network does to those at its two ends.
+//! The ways between the parts of a deployment: each can be cut, delayed, or made half-open without
+//! either side hearing of it.
 
 use std::{
     net::SocketAddr,
@@ -7,173 +7,273 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpListener, TcpStream,
-        tcp::{ReadHalf, WriteHalf},
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
     time::Instant,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// Bytes passed on at a time.
-const CHUNK_BYTES: usize = 32 * 1024;
-/// Chunks that are on their way in one direction of a slow link: 2 MiB.
-const CHUNKS_UNDER_WAY_MAX: usize = 64;
+const CHUNK_BYTES: usize = 16 * 1024;
+/// Chunks on their way in one direction: with the sockets' own buffers, what a network holds.
+const CHUNKS_MAX: usize = 64;
+/// How long a connection to the server may take to open.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What a link does with what comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Pause after a failed accept.
+const ACCEPT_RETRY: Duration = Duration::from_millis(10);
+
+/// What a link does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LinkState {
-    /// Passes it on.
+    /// Passes everything on.
+    #[default]
     Open,
-    /// Resets what is open, and accepts nothing.
+    /// Ends every connection at once, and new ones too.
     Cut,
-    /// Passes nothing on and closes nothing: neither end hears anything, as with a network that swallows
-    /// packets. What was sent arrives when it is open again.
+    /// Passes nothing on and closes nothing; goes on when it is open again.
     Frozen,
-    /// Passes it on after this time, in each direction.
+    /// The same, from the one who connects only.
+    FrozenThere,
+    /// The same, to the one who connects only.
+    FrozenBack,
+    /// Passes everything on so much later.
     Delayed(Duration),
 }
 
-/// A way to one server.
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    There,
+    Back,
+}
+
+impl LinkState {
+    fn is_frozen(self, direction: Direction) -> bool {
+        match self {
+            Self::Frozen => true,
+            Self::FrozenThere => direction == Direction::There,
+            Self::FrozenBack => direction == Direction::Back,
+            Self::Open | Self::Cut | Self::Delayed(_) => false,
+        }
+    }
+}
+
+/// A way to one server. Gone when it is dropped.
 #[derive(Debug)]
 pub struct Link {
-    name: String,
     address: SocketAddr,
     target: Arc<OnceLock<SocketAddr>>,
     state: watch::Sender<LinkState>,
-    accepting: AbortHandle,
+    _accepting: AbortOnDropHandle<()>,
 }
 
 impl Link {
-    /// Listens on a free port. Where it leads to may be said later; until then it is cut.
-    pub(crate) async fn open(name: String) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port")?;
+    /// A way to `server` from a free port.
+    pub async fn to(server: SocketAddr) -> Result<Self> {
+        let link = Self::open().await?;
+        link.lead_to(server);
+        Ok(link)
+    }
+
+    /// A way from a free port; where to is said later. Until then it is as good as cut.
+    pub async fn open() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let target = Arc::new(OnceLock::new());
-        let state = watch::Sender::new(LinkState::Open);
-        let accepting = tokio::spawn(accept(listener, target.clone(), state.subscribe()));
+        let target = Arc::new(OnceLock::<SocketAddr>::new());
+        let (state, states) = watch::channel(LinkState::Open);
+        let known = target.clone();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let accepted = listener.accept().await;
+                let is_cut = *states.borrow() == LinkState::Cut;
+                match (accepted, known.get()) {
+                    (Ok((client, _)), Some(server)) if !is_cut => {
+                        tokio::spawn(carry(client, *server, states.clone()));
+                    }
+                    // What is refused is closed.
+                    (Ok(_), _) => {}
+                    (Err(_), _) => tokio::time::sleep(ACCEPT_RETRY).await,
+                }
+            }
+        });
         Ok(Self {
-            name,
             address,
             target,
             state,
-            accepting: accepting.abort_handle(),
+            _accepting: AbortOnDropHandle::new(accepting),
         })
     }
 
-    /// Says where it leads to; only once.
-    pub(crate) fn lead_to(&self, target: SocketAddr) {
-        let _ = self.target.set(target);
+    /// Says where it leads to; only the first time counts.
+    pub fn lead_to(&self, server: SocketAddr) {
+        let _ = self.target.set(server);
     }
 
-    /// `from>to`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// For who is to go this way.
+    /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes what it does, from now on and for all connections.
+    /// Changes what the link does, for the connections that there are as well.
     pub fn set(&self, state: LinkState) {
         self.state.send_replace(state);
     }
 }
 
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    target: Arc<OnceLock<SocketAddr>>,
-    state: watch::Receiver<LinkState>,
-) {
-    // Dropped with this task, and with it all connections.
-    let mut connections = JoinSet::new();
-    while let Ok((near, _)) = listener.accept().await {
-        while connections.try_join_next().is_some() {}
-        let (Some(target), false) = (target.get().copied(), *state.borrow() == LinkState::Cut)
-        else {
-            reset(&near);
-            continue;
-        };
-        connections.spawn(connection(near, target, state.clone()));
-    }
-}
-
-async fn connection(mut near: TcpStream, target: SocketAddr, state: watch::Receiver<LinkState>) {
-    let Ok(mut far) = TcpStream::connect(target).await else {
-        return reset(&near);
+/// One connection, until one of its ends or the link ends it.
+async fn carry(client: TcpStream, server: SocketAddr, mut states: watch::Receiver<LinkState>) {
+    let connecting = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(server));
+    let Ok(Ok(server)) = connecting.await else {
+        return;
     };
-    let _ = (near.set_nodelay(true), far.set_nodelay(true));
-    let mut cut = state.clone();
-    {
-        let (from_near, to_near) = near.split();
-        let (from_far, to_far) = far.split();
-        let passing = async {
-            tokio::join!(
-                pass(from_near, to_far, state.clone()),
-                pass(from_far, to_near, state.clone()),
-            );
-        };
-        tokio::select! {
-            _ = cut.wait_for(|state| *state == LinkState::Cut) => {}
-            () = passing => return,
-        }
+    // Small frames are what is measured by waiting for them.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let there = pass(from_client, to_server, states.clone(), Direction::There);
+    let back = pass(from_server, to_client, states.clone(), Direction::Back);
+    tokio::select! {
+        () = async { tokio::join!(there, back); } => {}
+        // An error: the proxy is gone, and so are its connections.
+        _ = states.wait_for(|state| *state == LinkState::Cut) => {}
     }
-    reset(&near);
-    reset(&far);
 }
 
-/// The other end shall see a reset when the connection is dropped.
-fn reset(stream: &TcpStream) {
-    let _ = stream.set_zero_linger();
-}
-
-/// One direction: a reader, and a writer that is as late as the link is slow.
-async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: watch::Receiver<LinkState>) {
-    let (under_way, mut arriving) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_UNDER_WAY_MAX);
-    let mut thawed = state.clone();
-    let read = async {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut states: watch::Receiver<LinkState>,
+    direction: Direction,
+) {
+    let (sender, mut chunks) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_MAX);
+    let mut reading = states.clone();
+    let read = async move {
         let mut chunk = vec![0; CHUNK_BYTES];
-        while let Ok(read @ 1..) = from.read(&mut chunk).await {
-            let delay = match *state.borrow() {
-                LinkState::Delayed(delay) => delay,
-                _ => Duration::ZERO,
+        loop {
+            if thawed(&mut reading, direction).await.is_err() {
+                return;
+            }
+            let Ok(length @ 1..) = from.read(&mut chunk).await else {
+                return;
             };
-            let sent = under_way
-                .send((
-                    Instant::now() + delay,
-                    Bytes::copy_from_slice(&chunk[..read]),
-                ))
-                .await;
-            if sent.is_err() {
+            let due = match *reading.borrow() {
+                LinkState::Delayed(delay) => Instant::now() + delay,
+                _ => Instant::now(),
+            };
+            let bytes = Bytes::copy_from_slice(&chunk[..length]);
+            if sender.send((due, bytes)).await.is_err() {
                 return;
             }
         }
-        drop(under_way);
     };
-    let write = async {
-        while let Some((due, bytes)) = arriving.recv().await {
+    let write = async move {
+        while let Some((due, bytes)) = chunks.recv().await {
             tokio::time::sleep_until(due).await;
-            // An error: the link is gone.
-            let thawing = thawed.wait_for(|state| *state != LinkState::Frozen);
-            let is_gone = thawing.await.is_err();
-            if is_gone || to.write_all(&bytes).await.is_err() {
+            if thawed(&mut states, direction).await.is_err() || to.write_all(&bytes).await.is_err()
+            {
                 return;
             }
         }
         let _ = to.shutdown().await;
     };
     tokio::join!(read, write);
+}
+
+/// Waits until the direction is not frozen.
+async fn thawed(
+    states: &mut watch::Receiver<LinkState>,
+    direction: Direction,
+) -> Result<(), watch::error::RecvError> {
+    states
+        .wait_for(|state| !state.is_frozen(direction))
+        .await
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(200);
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        address
+    }
+
+    async fn hear(stream: &mut TcpStream) -> Option<u8> {
+        let mut byte = [0];
+        let read = tokio::time::timeout(SHORT, stream.read_exact(&mut byte)).await;
+        read.ok()?.ok().map(|_| byte[0])
+    }
+
+    #[tokio::test]
+    async fn a_frozen_link_holds_everything_and_then_goes_on() {
+        for frozen in [
+            LinkState::Frozen,
+            LinkState::FrozenThere,
+            LinkState::FrozenBack,
+        ] {
+            let proxy = Link::to(echo().await).await.unwrap();
+            let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+            stream.write_all(b"a").await.unwrap();
+            assert_eq!(hear(&mut stream).await, Some(b'a'));
+            proxy.set(frozen);
+            stream.write_all(b"b").await.unwrap();
+            assert_eq!(hear(&mut stream).await, None, "{frozen:?}");
+            proxy.set(LinkState::Open);
+            assert_eq!(hear(&mut stream).await, Some(b'b'), "{frozen:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_link_ends_connections_and_lets_none_in() {
+        let proxy = Link::to(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        stream.write_all(b"a").await.unwrap();
+        assert_eq!(hear(&mut stream).await, Some(b'a'));
+        proxy.set(LinkState::Cut);
+        let mut byte = [0];
+        let ended = tokio::time::timeout(SHORT, stream.read(&mut byte)).await;
+        assert!(!matches!(ended.unwrap(), Ok(1..)));
+        let mut other = TcpStream::connect(proxy.address()).await.unwrap();
+        let ended = tokio::time::timeout(SHORT, other.read(&mut byte)).await;
+        assert!(!matches!(ended.unwrap(), Ok(1..)));
+        proxy.set(LinkState::Open);
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        stream.write_all(b"c").await.unwrap();
+        assert_eq!(hear(&mut stream).await, Some(b'c'));
+    }
+
+    #[tokio::test]
+    async fn a_delayed_link_keeps_the_order() {
+        let proxy = Link::to(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        proxy.set(LinkState::Delayed(Duration::from_millis(50)));
+        let started = Instant::now();
+        for byte in 0..10 {
+            stream.write_all(&[byte]).await.unwrap();
+        }
+        for byte in 0..10 {
+            assert_eq!(hear(&mut stream).await, Some(byte));
+        }
+        assert!(started.elapsed() >= Duration::from_millis(100));
+    }
 }

@@ -110,7 +110,7 @@ pub(crate) async fn open_links(
     }
     let mut links = BTreeMap::new();
     for name in names {
-        links.insert(name.clone(), Link::open(name).await?);
+        links.insert(name, Link::open().await?);
     }
     Ok(links)
 }
@@ -174,8 +174,8 @@ impl<'a> Places<'a> {
     /// Says of each link where it leads to.
     pub(crate) fn lead_links(&self) -> Result<()> {
         let postgres = SocketAddr::from(([127, 0, 0, 1], self.postgres.port()));
-        for link in self.links.values() {
-            let (from, to) = link.name().split_once('>').context("a link has two ends")?;
+        for (name, link) in self.links {
+            let (from, to) = name.split_once('>').context("a link has two ends")?;
             let target = match (to, crate::broker_number(to)) {
                 ("postgres", _) => postgres,
                 (_, Some(at)) => {

@@ -5,16 +5,26 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use anyhow::ensure;
 use async_trait::async_trait;
 
+mod cluster;
 mod disk;
 mod embedded;
-mod proxy;
 
+pub use ::cluster::{Link, LinkState};
+pub use cluster::{Clustered, ClusteredOptions};
 pub use embedded::{Embedded, EmbeddedOptions};
-pub use proxy::{LinkState, Proxy};
+
+/// Where Debian's package `faketime` puts the library.
+const FAKETIME: [&str; 3] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/faketime/libfaketime.so.1",
+];
 
 /// What a deployment may be unable to do on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ability {
+    /// [`Deployment::terminate`].
+    Restart,
     /// [`Deployment::clock_jump`].
     ClockJump,
     /// [`Deployment::fill_disk`].
@@ -59,6 +69,13 @@ pub trait Deployment: Send + Sync {
     async fn died(&self) -> Vec<String>;
     /// What the processes have logged, by node.
     fn logs(&self) -> Vec<(String, PathBuf)>;
+}
+
+/// The library that moves the clocks of processes, or why there is none.
+pub(crate) fn faketime() -> Result<PathBuf, String> {
+    let mut places = FAKETIME.iter().map(PathBuf::from);
+    let place = places.find(|path| path.exists());
+    place.ok_or_else(|| "no libfaketime here (Debian: faketime)".to_owned())
 }
 
 /// The kind of a node or a link: its name without numbers.

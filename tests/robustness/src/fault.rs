@@ -127,12 +127,10 @@ pub fn catalogue(deployment: &dyn Deployment) -> Vec<Named> {
     let mut all = BTreeSet::new();
     for kind in kinds {
         let of_kind = nodes.iter().filter(|name| kind_of(name) == kind).count();
-        let mut actions = vec![
-            Action::Kill,
-            Action::Pause,
-            Action::Restart,
-            Action::ClockJump,
-        ];
+        let mut actions = vec![Action::Kill, Action::Pause];
+        if kind != "kafka" && kind != "postgres" {
+            actions.extend([Action::Restart, Action::ClockJump]);
+        }
         if of_kind > 1 && kind == "messaging" {
             actions.push(Action::Storm);
         }
@@ -158,6 +156,7 @@ pub fn unavailable(deployment: &dyn Deployment, fault: &Named) -> Option<String>
     let ability = match fault.action {
         Action::ClockJump => Ability::ClockJump,
         Action::DiskFull => Ability::FillDisk,
+        Action::Restart => Ability::Restart,
         _ => return None,
     };
     let nodes = deployment.nodes();

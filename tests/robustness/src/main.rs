@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use robustness::{
     check,
-    deployment::{Deployment, Embedded, EmbeddedOptions},
+    deployment::{Clustered, ClusteredOptions, Deployment, Embedded, EmbeddedOptions},
     fault::{Action, Named, catalogue},
     plan::Size,
     recorder,
@@ -57,6 +57,12 @@ struct Args {
     /// Direct conversations
     #[arg(long, default_value_t = 80)]
     conversations: u16,
+    /// Kafka brokers of a cluster: 1, or 3 that replicate
+    #[arg(long, default_value_t = 1)]
+    brokers: usize,
+    /// Processes of messaging of a cluster
+    #[arg(long, default_value_t = 2)]
+    messaging: usize,
     /// Show the names of the faults, and do nothing
     #[arg(long)]
     list: bool,
@@ -123,7 +129,14 @@ async fn perform(args: &Args) -> anyhow::Result<bool> {
     };
     let deployment: Arc<dyn Deployment> = match args.deployment {
         Kind::Embedded => Arc::new(Embedded::start(servers.path(), options).await?),
-        Kind::Cluster => bail!("this build has no cluster"),
+        Kind::Cluster => {
+            let options = ClusteredOptions {
+                brokers: args.brokers,
+                messaging: args.messaging,
+                clock: options.clock,
+            };
+            Arc::new(Clustered::start(options).await?)
+        }
     };
     let all = catalogue(&*deployment);
     if args.list {

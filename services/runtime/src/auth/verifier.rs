@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -23,6 +24,8 @@ use crate::{
     status::ApiError,
 };
 
+/// When to try again while the keys are fetched: about as long as that takes.
+const KEYS_RETRY: Duration = Duration::from_millis(500);
 /// Longer tokens are refused before they are decoded; ours have about 350 bytes.
 const TOKEN_BYTES_MAX: usize = 1_024;
 /// Verified tokens that are remembered, since a signature costs more than the rest of a small call.
@@ -155,6 +158,11 @@ impl Verifier {
         Ok(())
     }
 
+    /// Whether it knows the keys of users' tokens.
+    pub fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::Acquire)
+    }
+
     /// Whose token it is. Errors: TOKEN_INVALID, TOKEN_EXPIRED, and UNAVAILABLE while no key of
     /// users is known yet.
     pub fn verify(&self, token: &str) -> Result<Caller, ApiError> {
@@ -215,9 +223,10 @@ impl Verifier {
                 if self.inner.ready.load(Ordering::Acquire) {
                     Err(invalid())
                 } else {
-                    Err(ApiError::new(
+                    Err(ApiError::retry_after(
                         ErrorReason::Unavailable,
                         "the server does not know the keys of tokens yet",
+                        KEYS_RETRY,
                     ))
                 }
             }

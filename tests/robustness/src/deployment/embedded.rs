@@ -15,19 +15,14 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    Ability, Deployment, LinkState, Proxy, START_DEADLINE, STOP_DEADLINE, disk::Disk, signal,
+    Ability, Deployment, Link, LinkState, START_DEADLINE, STOP_DEADLINE, disk::Disk, faketime,
+    signal,
 };
 
 /// The only node.
 const NODE: &str = "server";
 /// Ways to it: a fault of one hits a part of the devices.
 const LINKS: usize = 4;
-/// Where Debian's package `faketime` puts the library.
-const FAKETIME: [&str; 3] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib/faketime/libfaketime.so.1",
-];
 /// Between two looks whether the process has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -46,7 +41,7 @@ pub struct Embedded {
     program: PathBuf,
     folder: PathBuf,
     server: SocketAddr,
-    proxies: Vec<Proxy>,
+    proxies: Vec<Link>,
     faketime: Result<PathBuf, String>,
     process: Mutex<Process>,
     // Dropped after the process, which has files open on it.
@@ -72,11 +67,7 @@ impl Embedded {
             false => Err("not asked for".to_owned()),
         };
         let faketime = match options.clock {
-            true => FAKETIME
-                .iter()
-                .map(PathBuf::from)
-                .find(|path| path.exists())
-                .ok_or_else(|| "no libfaketime here (Debian: faketime)".to_owned()),
+            true => faketime(),
             false => Err("not asked for".to_owned()),
         };
         let mut embedded = Self {
@@ -91,7 +82,7 @@ impl Embedded {
         embedded.set_clock(0)?;
         embedded.server = embedded.spawn().await?;
         for _ in 0..LINKS {
-            embedded.proxies.push(Proxy::start(embedded.server).await?);
+            embedded.proxies.push(Link::to(embedded.server).await?);
         }
         Ok(embedded)
     }
@@ -206,6 +197,7 @@ impl Deployment for Embedded {
 
     fn lacks(&self, ability: Ability, _node: &str) -> Option<String> {
         match ability {
+            Ability::Restart => None,
             Ability::ClockJump => self.faketime.as_ref().err().cloned(),
             Ability::FillDisk => self.disk.as_ref().err().cloned(),
         }
