@@ -57,7 +57,10 @@ fn environment(
     let pairs = [
         ("LD_PRELOAD", library.display().to_string()),
         ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        // How often, in seconds, the file is looked at.
+        ("FAKETIME_CACHE_DURATION", "1".to_owned()),
+        // Only what a wrong clock of a machine does; the older name, and the newer one.
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
     ];
     Ok(pairs.map(|(key, value)| (key.to_owned(), value)).into())
@@ -68,7 +71,7 @@ pub(crate) fn write_clock(folder: &Path, name: &str, offset_seconds: i64) -> Res
     let since = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
     // Replaced in one step: it is read at any moment.
     let new = folder.join(format!("{name}.clock.{since}"));
-    fs::write(&new, format!("{offset_seconds:+}s\n"))?;
+    fs::write(&new, format!("{offset_seconds:+}\n"))?;
     fs::rename(new, folder.join(format!("{name}.clock"))).context("cannot set the clock")
 }
 
