@@ -376,10 +376,14 @@ async fn blocking<T: Send + 'static>(
 /// A client that cannot even be made has a wrong configuration.
 pub(super) fn client_error(error: KafkaError) -> OpenError {
     match error {
-        // The value may be a secret.
-        KafkaError::ClientConfig(_, problem, key, _) => {
+        KafkaError::ClientConfig(_, problem, key, value) => {
+            // It may be a secret.
+            let problem = problem.replace(value.as_str(), "(the value)");
             let key = format!("properties.{key}");
-            OpenError::Config { key, problem }
+            OpenError::Config {
+                key,
+                problem: format!("is refused: {problem}"),
+            }
         }
         error => OpenError::Refused(error.to_string()),
     }

@@ -176,6 +176,8 @@ async fn one_broker_fails(fail: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)
     let reading = read_on(&log, &seen).await;
     let appending = Appending::start(&log);
     appending.confirm(400).await;
+    let reading_all = || seen.lock().records.len() == PARTITIONS as usize;
+    until("the readers' first records", reading_all).await;
     assert!(log.is_connected() && seen.lock().failures.is_empty());
 
     fail(&mut kafka.brokers()[0]);
