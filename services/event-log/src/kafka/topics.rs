@@ -42,7 +42,7 @@ struct Settings {
 
 /// Makes missing topics, checks all, and says where they are.
 pub(super) async fn open(config: &KafkaConfig) -> Result<BTreeMap<Topic, Place>, OpenError> {
-    let admin = AdminClient::from_config_and_context(&config.client(), Quiet::default());
+    let admin = AdminClient::from_config_and_context(&config.client(), Quiet);
     let admin = admin.map_err(client_error)?;
     let (admin, brokers, log_id) = find_cluster(admin, config).await?;
     let names: Vec<_> = config
