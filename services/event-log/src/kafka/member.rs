@@ -36,7 +36,7 @@ use crate::{LogError, Membership, PartitionReader, Topic};
 const POLL: Duration = Duration::from_millis(50);
 /// The same while readers are told to let go: the group waits for them.
 const POLL_REVOKING: Duration = Duration::from_millis(2);
-/// How long leaving the group may take when the brokers do not answer.
+/// How long leaving the group waits for readers that are asking something: longer than a request's time.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) type Consumer = BaseConsumer<Group>;
@@ -67,15 +67,8 @@ impl ConsumerContext for Group {
     fn rebalance(&self, consumer: &Consumer, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let assign = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.leaving.load(Ordering::Acquire) {
-            // Closing waits for this, and nobody reads any more.
-            let done = if assign {
-                Ok(())
-            } else {
-                consumer.incremental_unassign(list)
-            };
-            if let Err(error) = done {
-                tracing::debug!(%error, "a partition was not given back");
-            }
+            // Closing waits for it, and nobody reads any more.
+            answer(consumer, assign, list);
             return;
         }
         let partitions = list.elements().iter().map(|e| e.partition()).collect();
@@ -120,6 +113,15 @@ impl Inner {
         let mut list = TopicPartitionList::with_capacity(1);
         // Fails only for offsets that do not fit, which are not made here.
         let _ = list.add_partition_offset(&self.topic_name, partition, offset);
+        list
+    }
+
+    /// Each from its end on: readers say where they begin, and until then only what is new is fetched.
+    fn lists(&self, partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            let _ = list.add_partition_offset(&self.topic_name, *partition, Offset::End);
+        }
         list
     }
 
@@ -261,11 +263,8 @@ impl Worker {
     }
 
     fn assign(&mut self, partitions: &[i32]) {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
         let mut slots = Vec::new();
         for partition in partitions {
-            // Each reader says where it begins; until then only what is new is fetched.
-            let _ = list.add_partition_offset(&self.inner.topic_name, *partition, Offset::End);
             let slot = Arc::new(Slot::new(*partition));
             let queue = self
                 .consumer
@@ -281,13 +280,9 @@ impl Worker {
                 slots.push(slot);
             }
         }
-        let assigned = {
+        {
             let _assigning = self.inner.assigning.lock();
-            self.consumer.incremental_assign(&list)
-        };
-        if let Err(error) = assigned {
-            // The group has changed its mind meanwhile, and says so next.
-            tracing::debug!(%error, "partitions were not assigned");
+            answer(&self.consumer, true, &self.inner.lists(partitions));
         }
         self.slots.extend(slots.iter().cloned());
         self.inner.waiting.lock().extend(slots);
@@ -338,20 +333,13 @@ impl Worker {
             let (topic, partition) = (self.inner.topic, slot.partition);
             tracing::warn!(%topic, partition, "a reader did not give its partition back");
         }
-        let mut list = TopicPartitionList::with_capacity(revoking.partitions.len());
-        for partition in &revoking.partitions {
-            list.add_partition(&self.inner.topic_name, *partition);
-        }
-        let given_back = {
-            let _assigning = self.inner.assigning.lock();
-            for slot in &revoking.slots {
-                slot.end();
-            }
-            self.consumer.incremental_unassign(&list)
-        };
-        if let Err(error) = given_back {
-            tracing::debug!(%error, "partitions were not given back");
-        }
+        let _assigning = self.inner.assigning.lock();
+        revoking.slots.iter().for_each(|slot| slot.end());
+        answer(
+            &self.consumer,
+            false,
+            &self.inner.lists(&revoking.partitions),
+        );
     }
 
     /// A partition whose reader was dropped is not fetched any more.
@@ -392,22 +380,31 @@ impl Worker {
         context.leaving.store(true, Ordering::Release);
         // What the group wanted and was not done yet.
         for change in std::mem::take(&mut *context.changes.lock()) {
-            if let Change::Revoke(partitions) = change {
-                let mut list = TopicPartitionList::with_capacity(partitions.len());
-                for partition in partitions {
-                    list.add_partition(&self.inner.topic_name, partition);
-                }
-                let _ = self.consumer.incremental_unassign(&list);
-            }
+            let (assign, partitions) = match change {
+                Change::Assign(partitions) => (true, partitions),
+                Change::Revoke(partitions) => (false, partitions),
+            };
+            answer(&self.consumer, assign, &self.inner.lists(&partitions));
         }
         self.inner.consumer.lock().take();
         self.inner.news.notify_one();
-        if let Err(error) = self.consumer.close_queue() {
-            tracing::debug!(%error, "leaving the group");
-        }
+        // Whoever still asks something has the consumer, too; the last one leaves the group when it drops it.
         let deadline = Instant::now() + LEAVE_DEADLINE;
-        while !self.consumer.closed() && Instant::now() < deadline {
-            self.consumer.poll(POLL_REVOKING);
+        while Arc::strong_count(&self.consumer) > 1 && Instant::now() < deadline {
+            thread::sleep(POLL_REVOKING);
         }
+    }
+}
+
+/// Does at once what the group wants.
+fn answer(consumer: &Consumer, assign: bool, list: &TopicPartitionList) {
+    let done = if assign {
+        consumer.incremental_assign(list)
+    } else {
+        consumer.incremental_unassign(list)
+    };
+    if let Err(error) = done {
+        // The group has changed its mind meanwhile, and says so next.
+        tracing::debug!(%error, assign, "partitions did not change hands");
     }
 }

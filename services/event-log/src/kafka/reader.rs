@@ -110,6 +110,8 @@ pub(super) struct Reader {
     failure: Option<KafkaError>,
     /// What the group has committed: hints never go back.
     committed: AtomicU64,
+    /// The brokers were asked for it.
+    knows_committed: bool,
 }
 
 impl Reader {
@@ -123,6 +125,7 @@ impl Reader {
             sought: false,
             failure: None,
             committed: AtomicU64::new(0),
+            knows_committed: false,
         }
     }
 
@@ -203,17 +206,24 @@ impl Reader {
 
     /// Makes librdkafka fetch from the position on; finds it first if nobody has said it.
     async fn start(&mut self) -> Result<(), LogError> {
-        let committed = self.ask_committed().await;
-        if let Ok(Some(committed)) = committed {
-            self.committed.fetch_max(committed, Ordering::AcqRel);
-        }
-        let position = match (self.position, committed) {
-            (Some(position), _) => position,
-            (None, Ok(committed)) => {
-                let (first, end) = self.ask_range().await?;
-                committed.unwrap_or(first).clamp(first, end)
+        if !self.knows_committed {
+            match self.ask_committed().await {
+                Ok(committed) => {
+                    self.committed
+                        .fetch_max(committed.unwrap_or(0), Ordering::AcqRel);
+                    self.knows_committed = true;
+                }
+                // Who has a position of its own does not need it.
+                Err(error) if self.position.is_none() => return Err(error),
+                Err(_) => {}
             }
-            (None, Err(error)) => return Err(error),
+        }
+        let position = match self.position {
+            Some(position) => position,
+            None => {
+                let (first, end) = self.ask_range().await?;
+                self.committed.load(Ordering::Acquire).clamp(first, end)
+            }
         };
         self.position = Some(position);
         let offset = i64::try_from(position).unwrap_or(i64::MAX);

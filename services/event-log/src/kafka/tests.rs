@@ -5,7 +5,7 @@ use std::{
 
 use bytes::Bytes;
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, ResourceSpecifier},
     config::FromClientConfigAndContext,
 };
 use servers::kafka::{Kafka, Options};
@@ -160,18 +160,43 @@ fn admin_options() -> AdminOptions {
         .operation_timeout(timeout)
 }
 
-/// Replaces all settings of a topic.
+/// Replaces all settings of a topic, and waits until the broker has heard of it.
 async fn alter(config: &KafkaConfig, topic: Topic, settings: &[(&str, &str)]) {
-    let name = config.topic_name(topic);
-    let mut alter = AlterConfig::new(ResourceSpecifier::Topic(&name));
+    let (admin, name) = (admin(config), config.topic_name(topic));
+    let about = ResourceSpecifier::Topic(&name);
+    let mut alter = AlterConfig::new(about);
     for (key, value) in settings {
         alter = alter.set(key, value);
     }
-    let altered = admin(config)
-        .alter_configs([&alter], &admin_options())
-        .await
+    let altered = admin.alter_configs([&alter], &admin_options()).await;
+    altered
+        .unwrap()
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
         .unwrap();
-    altered.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
+    let mut wanted: Vec<_> = settings
+        .iter()
+        .map(|(k, v)| (k.to_string(), v.to_string()))
+        .collect();
+    wanted.sort();
+    within("the change", async {
+        loop {
+            let described = admin
+                .describe_configs([&about], &admin_options())
+                .await
+                .unwrap();
+            let entries = described
+                .into_iter()
+                .flat_map(|topic| topic.unwrap().entries);
+            let own = entries.filter(|entry| entry.source == ConfigSource::DynamicTopic);
+            let mut own: Vec<_> = own.map(|e| (e.name, e.value.unwrap_or_default())).collect();
+            own.sort();
+            if own == wanted {
+                return;
+            }
+        }
+    })
+    .await;
 }
 
 mod conformance {

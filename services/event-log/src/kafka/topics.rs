@@ -42,7 +42,7 @@ struct Settings {
 
 /// Makes missing topics, checks all, and says where they are.
 pub(super) async fn open(config: &KafkaConfig) -> Result<BTreeMap<Topic, Place>, OpenError> {
-    let admin = AdminClient::from_config_and_context(&config.client(), Quiet::default());
+    let admin = AdminClient::from_config_and_context(&config.client(), Quiet);
     let admin = admin.map_err(client_error)?;
     let (admin, brokers, log_id) = find_cluster(admin, config).await?;
     let names: Vec<_> = config
@@ -376,10 +376,14 @@ async fn blocking<T: Send + 'static>(
 /// A client that cannot even be made has a wrong configuration.
 pub(super) fn client_error(error: KafkaError) -> OpenError {
     match error {
-        // The value may be a secret.
-        KafkaError::ClientConfig(_, problem, key, _) => {
+        KafkaError::ClientConfig(_, problem, key, value) => {
+            // It may be a secret.
+            let problem = problem.replace(value.as_str(), "(the value)");
             let key = format!("properties.{key}");
-            OpenError::Config { key, problem }
+            OpenError::Config {
+                key,
+                problem: format!("is refused: {problem}"),
+            }
         }
         error => OpenError::Refused(error.to_string()),
     }

@@ -24,6 +24,15 @@ const REQUEST: [u8; 18] = [
 
 /// How many brokers are alive, as far as this one knows; an error while it does not answer.
 pub(super) fn brokers_alive(address: SocketAddr) -> Result<usize> {
+    let answer = ask(address)?;
+    // The correlation id, then the array of brokers, which begins with its length.
+    let count = answer.get(4..8).context("the answer is too short")?;
+    let count: [u8; 4] = count.try_into()?;
+    Ok(usize::try_from(u32::from_be_bytes(count))?)
+}
+
+/// The answer, without its length.
+pub(super) fn ask(address: SocketAddr) -> Result<Vec<u8>> {
     let mut broker = TcpStream::connect_timeout(&address, PATIENCE)?;
     broker.set_read_timeout(Some(PATIENCE))?;
     broker.set_write_timeout(Some(PATIENCE))?;
@@ -34,8 +43,5 @@ pub(super) fn brokers_alive(address: SocketAddr) -> Result<usize> {
     ensure!(length <= ANSWER_BYTES_MAX, "the answer is too long");
     let mut answer = vec![0; length];
     broker.read_exact(&mut answer)?;
-    // The correlation id, then the array of brokers, which begins with its length.
-    let count = answer.get(4..8).context("the answer is too short")?;
-    let count: [u8; 4] = count.try_into()?;
-    Ok(usize::try_from(u32::from_be_bytes(count))?)
+    Ok(answer)
 }

@@ -22,6 +22,39 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// The address of the first broker of a `Metadata` answer.
+fn first_address(answer: &[u8]) -> Option<String> {
+    // The correlation id, the number of brokers, the id of the first one.
+    let rest = answer.get(12..)?;
+    let length = usize::from(u16::from_be_bytes(rest.get(..2)?.try_into().ok()?));
+    let host = String::from_utf8_lossy(rest.get(2..2 + length)?);
+    let port = rest.get(2 + length..6 + length)?.try_into().ok()?;
+    Some(format!("{host}:{}", u32::from_be_bytes(port)))
+}
+
+#[test]
+fn a_broker_says_on_each_listener_what_it_was_told_to() {
+    let listener = |name: &str, address: &str| ExtraListener {
+        name: name.to_owned(),
+        advertised: vec![address.to_owned()],
+    };
+    let extra_listeners = vec![
+        listener("EDGE_1", "127.0.0.1:7"),
+        listener("EDGE_2", "proxy:8"),
+    ];
+    let mut kafka = Kafka::start(&Options {
+        extra_listeners,
+        ..Options::default()
+    })
+    .unwrap();
+    let broker = &kafka.brokers()[0];
+    let says = |address| first_address(&probe::ask(address).unwrap()).unwrap();
+    assert_eq!(says(broker.address()), broker.address().to_string());
+    assert_eq!(says(broker.listener("EDGE_1").unwrap()), "127.0.0.1:7");
+    assert_eq!(says(broker.listener("EDGE_2").unwrap()), "proxy:8");
+    assert_eq!(broker.listener("EDGE_3"), None);
+}
+
 #[test]
 fn a_broker_comes_back_where_it_was_and_leaves_nothing_behind() {
     let mut kafka = Kafka::start(&Options::default()).unwrap();

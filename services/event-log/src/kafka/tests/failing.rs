@@ -176,6 +176,8 @@ async fn one_broker_fails(fail: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)
     let reading = read_on(&log, &seen).await;
     let appending = Appending::start(&log);
     appending.confirm(400).await;
+    let reading_all = || seen.lock().records.len() == PARTITIONS as usize;
+    until("the readers' first records", reading_all).await;
     assert!(log.is_connected() && seen.lock().failures.is_empty());
 
     fail(&mut kafka.brokers()[0]);
@@ -319,20 +321,24 @@ async fn a_producer_that_has_failed_for_good_is_replaced() {
 
 #[tokio::test]
 async fn closing_waits_for_what_was_appended_and_answers_everybody() {
-    let log = open(&shared()).await;
+    let config = KafkaConfig {
+        derived_linger_ms: 1_000,
+        ..shared()
+    };
+    let log = open(&config).await;
     let (mut member, mut readers) = read_alone(&log).await;
     let (_, mut waiting) = readers.pop_first().unwrap();
     let waiting = tokio::spawn(async move { waiting.next(1).await.map(|_| ()) });
     let assigned = tokio::spawn(async move { member.assigned().await.map(|_| ()) });
     let results = Results::default();
-    // Of a partition that nobody waits for.
-    let [.., key] = keys();
     for n in 0..500 {
         let noted = results.clone();
         let done = move |result| drop(noted.lock().insert(n, result));
-        let record = record(&key, n.to_string());
-        log.append(Topic::Messages, record, Urgency::Derived, Box::new(done));
+        let record = record("key", n.to_string());
+        log.append(Topic::Inbox, record, Urgency::Derived, Box::new(done));
     }
+    // Each waits for more to come.
+    assert_eq!(results.lock().len(), 0);
     within("closing", log.close()).await;
     assert_eq!(count(&results, Result::is_ok), 500);
     assert_eq!(

@@ -181,6 +181,57 @@ async fn part_hold_partitions() {
     }
 }
 
+/// How long to look for what must not happen: some heartbeats of the group.
+const EARLY: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_partition_is_handed_on_when_its_reader_knows_and_at_the_latest_when_the_wait_is_over() {
+    let config = KafkaConfig {
+        revoke_wait_ms: 6_000,
+        ..shared()
+    };
+    let log = open(&config).await;
+    for key in keys() {
+        append(&log, vec![record(&key, "a"), record(&key, "b")]).await;
+    }
+    let (_one, mut busy) = read_alone(&log).await;
+    for reader in busy.values_mut() {
+        within("a record", reader.next(1)).await.unwrap();
+    }
+    let mut two = log.join("one", Topic::Messages).await.unwrap();
+    let early = tokio::time::timeout(EARLY, two.assigned()).await;
+    assert!(
+        early.is_err(),
+        "a partition was handed on while its reader was busy"
+    );
+    // The readers still have not looked.
+    let mut given = Vec::new();
+    for _ in 0..2 {
+        given.push(
+            within("the share", two.assigned())
+                .await
+                .unwrap()
+                .partition(),
+        );
+    }
+    for (partition, reader) in &mut busy {
+        match within("an answer", reader.next(1)).await {
+            Ok(records) => {
+                assert_eq!(text(&records[0]), "b");
+                assert!(
+                    !given.contains(partition),
+                    "a record after the wait was over"
+                );
+            }
+            Err(error) => {
+                assert_eq!(error, LogError::Revoked);
+                assert!(given.contains(partition));
+            }
+        }
+    }
+    log.close().await;
+}
+
 /// Asks for what the group `one` has committed of a partition.
 fn committed(config: &KafkaConfig, partition: i32) -> impl Fn() -> i64 + use<> {
     let mut client = config.client();
