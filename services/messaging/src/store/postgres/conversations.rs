@@ -17,6 +17,8 @@ use crate::{
 
 mod persist;
 
+#[cfg(test)]
+pub(super) use self::persist::PERSIST;
 pub(super) use self::persist::persist;
 
 /// SQLSTATE of `refuse_event` and `refuse_head`, see the migrations.
@@ -68,7 +70,7 @@ pub(super) const EVENTS_DOWN: &str = concat!(
 /// event has an index above its seq, so the first probe is the index itself: where every event is a
 /// message, it is the answer.
 pub(super) const SEQ_OF_INDEX: &str = "WITH RECURSIVE search (low, high, probe, found) AS (
-        SELECT greatest($2, 1) - 1, last.seq, greatest($2, 1), NULL::bigint
+        SELECT greatest($2::bigint, 1) - 1, last.seq, greatest($2::bigint, 1), NULL::bigint
         FROM (
             SELECT seq FROM events WHERE conversation_id = $1 ORDER BY seq DESC LIMIT 1
         ) AS last

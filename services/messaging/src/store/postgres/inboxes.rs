@@ -24,6 +24,9 @@ use crate::{
 mod merge;
 mod write;
 
+#[cfg(test)]
+pub(super) use self::write::WRITE;
+
 /// How often a batch is read and merged again, because another writer was faster for some user. A
 /// partition has one reader, and for a moment two; each time, one of them gets on.
 const TRIES_MAX: usize = 16;
