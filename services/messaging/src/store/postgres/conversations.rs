@@ -25,7 +25,8 @@ pub(super) use self::persist::persist;
 const EVENT_DIFFERS: &str = "ME001";
 const HEAD_BELOW_BASE: &str = "ME002";
 
-/// One row a member, in the order of conversations and members; one with nulls if there is none yet.
+/// One row a member, in the order of conversations and members; one with nulls if there is none
+/// yet.
 pub(super) const LOAD: &str = "SELECT c.conversation_id, head_seq, last_message_index,
         last_time_unix_ms, applied_end, user_id, message_id_max, delivered_seq,
         delivered_message_index, read_seq, read_message_index
@@ -41,8 +42,8 @@ macro_rules! event_columns {
     };
 }
 
-/// Every event with one of the names: which is the first is decided here. An order and a limit in the
-/// statement would invite a walk through the conversation.
+/// Every event with one of the names: which is the first is decided here. An order and a limit in
+/// the statement would invite a walk through the conversation.
 pub(super) const FIND: &str = concat!(
     "SELECT ",
     event_columns!(),
@@ -66,9 +67,9 @@ pub(super) const EVENTS_DOWN: &str = concat!(
 );
 
 /// Halves the stretch (low, high] of places in which the answer is, if there is one, until it is
-/// empty. Each step reads one row: the first at or above the probe, since some places may be empty. No
-/// event has an index above its seq, so the first probe is the index itself: where every event is a
-/// message, it is the answer.
+/// empty. Each step reads one row: the first at or above the probe, since some places may be empty.
+/// No event has an index above its seq, so the first probe is the index itself: where every event
+/// is a message, it is the answer.
 pub(super) const SEQ_OF_INDEX: &str = "WITH RECURSIVE search (low, high, probe, found) AS (
         SELECT greatest($2::bigint, 1) - 1, last.seq, greatest($2::bigint, 1), NULL::bigint
         FROM (

@@ -31,7 +31,8 @@ pub(super) use self::write::WRITE;
 /// partition has one reader, and for a moment two; each time, one of them gets on.
 const TRIES_MAX: usize = 16;
 
-/// What [`read_head`] and [`read_row`] read, in their order. A user without a row in question has nulls.
+/// What [`read_head`] and [`read_row`] read, in their order. A user without a row in question has
+/// nulls.
 macro_rules! head_and_row_columns {
     () => {
         "h.user_id, h.version, h.unread_total, i.conversation_id, i.version, i.last_seq,
@@ -84,8 +85,9 @@ pub(super) const CHANGES: &str = concat!(
     WHERE h.user_id = $1"
 );
 
-/// See [`crate::store::Store::apply_inbox`]. Reads, merges, and writes each user's inbox as a whole if
-/// nobody has changed it in between; two round trips, and again for users whom somebody else changed.
+/// See [`crate::store::Store::apply_inbox`]. Reads, merges, and writes each user's inbox as a whole
+/// if nobody has changed it in between; two round trips, and again for users whom somebody else
+/// changed.
 pub(super) async fn apply(
     database: &Database,
     changes: &[(u64, InboxChange)],

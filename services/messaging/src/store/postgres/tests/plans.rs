@@ -1,5 +1,5 @@
-//! How the server finds what is asked for: by index, and no more than that. On tables with enough rows
-//! that a scan would cost more, with the planner's own settings.
+//! How the server finds what is asked for: by index, and no more than that. On tables with enough
+//! rows that a scan would cost more, with the planner's own settings.
 
 use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
@@ -12,8 +12,8 @@ use super::{
 /// Events of the one large conversation.
 const LARGE: u64 = 50_000;
 
-/// 10,000 users and as many conversations with a few events, one with many, one user with many rows.
-/// Statistics are taken once; the test waits for nothing else.
+/// 10,000 users and as many conversations with a few events, one with many, one user with many
+/// rows. Statistics are taken once; the test waits for nothing else.
 const FILL: &str = r"
     CREATE FUNCTION person(n bigint) RETURNS uuid IMMUTABLE LANGUAGE sql
         AS $$ SELECT md5(n::text)::uuid $$;
@@ -27,7 +27,8 @@ const FILL: &str = r"
         SELECT talk(n, n + 1), person(n + s), person(n), 5, 5, 5, 5
         FROM generate_series(1, 10000) AS n, generate_series(0, 1) AS s;
     INSERT INTO events
-        SELECT talk(n, n + 1), seq, seq, n, 1000, 1, person(n), person(1000000 + 10 * n + seq), 'text'
+        SELECT talk(n, n + 1), seq, seq, n, 1000, 1, person(n),
+            person(1000000 + 10 * n + seq), 'text'
         FROM generate_series(1, 10000) AS n, generate_series(1, 5) AS seq;
     INSERT INTO events
         SELECT talk(0, 1), seq, seq / 3, seq, 1000, 1, person(0), person(-seq), 'text'

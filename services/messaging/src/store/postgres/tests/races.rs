@@ -97,8 +97,8 @@ async fn two_sequencers_of_one_partition_store_what_one_would() {
             let (store, start, batches) = (fixture.store.clone(), &start, &batches);
             async move {
                 start.wait().await;
-                // In order, for the one that reads the partition; any order, and again, for those that
-                // did and for their statements that come late.
+                // In order, for the one that reads the partition; any order, and again, for those
+                // that did and for their statements that come late.
                 let mut left: Vec<&SequencedBatch> = batches.iter().collect();
                 let late: Vec<_> = batches.iter().filter(|_| random.random_bool(0.3)).collect();
                 left.extend(late);
