@@ -21,6 +21,11 @@
 //! could be missing there (I7). Lists and their head come from one statement, hence from one
 //! snapshot.
 //!
+//! **Plans.** A connection soon keeps one plan for a statement, perhaps from when the tables were
+//! empty and reading all of them was cheapest. Therefore look-ups of many keys are written so that
+//! the planner can only do them one by one, through an index: `OFFSET 0` keeps a subquery from
+//! being made into a join.
+//!
 //! Numbers are kept as signed integers: one above `i64::MAX` is refused, never wrapped.
 
 use async_trait::async_trait;

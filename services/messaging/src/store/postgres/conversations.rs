@@ -30,7 +30,9 @@ const HEAD_BELOW_BASE: &str = "ME002";
 pub(super) const LOAD: &str = "SELECT c.conversation_id, head_seq, last_message_index,
         last_time_unix_ms, applied_end, user_id, message_id_max, delivered_seq,
         delivered_message_index, read_seq, read_message_index
-    FROM conversations AS c LEFT JOIN members AS m ON m.conversation_id = c.conversation_id
+    FROM conversations AS c LEFT JOIN LATERAL (
+        SELECT * FROM members WHERE conversation_id = c.conversation_id OFFSET 0
+    ) AS m ON true
     WHERE c.conversation_id = ANY($1)
     ORDER BY c.conversation_id, user_id";
 
@@ -48,8 +50,10 @@ pub(super) const FIND: &str = concat!(
     "SELECT ",
     event_columns!(),
     " FROM unnest($1::bytea[], $2::uuid[], $3::uuid[]) AS g(conversation_id, sender, message_id)
-    JOIN events AS e ON e.message_id = g.message_id AND e.conversation_id = g.conversation_id
-        AND e.sender = g.sender"
+    CROSS JOIN LATERAL (
+        SELECT * FROM events WHERE message_id = g.message_id
+            AND conversation_id = g.conversation_id AND sender = g.sender OFFSET 0
+    ) AS e"
 );
 
 pub(super) const EVENTS_UP: &str = concat!(

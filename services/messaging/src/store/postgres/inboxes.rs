@@ -48,8 +48,13 @@ pub(super) const ROWS: &str = concat!(
     "SELECT ",
     head_and_row_columns!(),
     " FROM unnest($1::uuid[], $2::bytea[]) AS g(user_id, conversation_id)
-    JOIN inbox_heads AS h ON h.user_id = g.user_id
-    LEFT JOIN inbox AS i ON i.user_id = g.user_id AND i.conversation_id = g.conversation_id"
+    CROSS JOIN LATERAL (
+        SELECT * FROM inbox_heads WHERE user_id = g.user_id OFFSET 0
+    ) AS h
+    LEFT JOIN LATERAL (
+        SELECT * FROM inbox
+        WHERE user_id = g.user_id AND conversation_id = g.conversation_id OFFSET 0
+    ) AS i ON true"
 );
 
 pub(super) const HEADS: &str =

@@ -33,9 +33,10 @@ pub(in crate::store::postgres) const PERSIST: &str = "WITH raised AS (
                 $6::bigint[]) WITH ORDINALITY
             AS g(conversation_id, head_seq, last_message_index, last_time_unix_ms, applied_end,
                 base_head_seq, place)
-        LEFT JOIN conversations AS s ON s.conversation_id = g.conversation_id
-        WHERE CASE WHEN coalesce(s.head_seq, 0) >= g.base_head_seq THEN true
-            ELSE refuse_head(g.conversation_id) END
+        WHERE CASE WHEN g.base_head_seq <= coalesce((
+                SELECT s.head_seq FROM conversations AS s
+                WHERE s.conversation_id = g.conversation_id
+            ), 0) THEN true ELSE refuse_head(g.conversation_id) END
         ORDER BY g.place
         ON CONFLICT (conversation_id) DO UPDATE SET
             head_seq = greatest(c.head_seq, excluded.head_seq),
