@@ -1,18 +1,20 @@
 //! What it costs messaging's stores to keep messages.
 //!
-//! `cargo run --release -p messaging --example store_bench -- [STORE] [batches|growth] [CONVERSATIONS SIZE]`
+//! `cargo run --release -p messaging --example store_bench -- \
+//!     [STORE] [batches|growth] [CONVERSATIONS SIZE]`
 //! (SQLite, both, and all sizes, by default)
 //!
 //! `STORE`: `sqlite`, or `postgres` for a server of its own that syncs to the disk, or the URL of an
 //! empty database, whose server's CPU is then not counted.
 //!
-//! `batches`: CPU for a message, in microseconds, of this process and of the server, where each batch is one
-//! `persist` and one `apply_inbox` with one change of each touched inbox (direct conversations between
-//! users who have one each, 200-byte texts), by number of conversations and size of the batch.
+//! `batches`: CPU for a message, in microseconds, of this process and of the server, where each
+//! batch is one `persist` and one `apply_inbox` with one change of each touched inbox (direct
+//! conversations between users who have one each, 200-byte texts), by number of conversations and
+//! size of the batch.
 //! `growth`: one conversation from 0 to 1,000,000 events, in slices; the figures must stay flat.
 //!
-//! SQLite, on two busy cores: with 100 conversations 82, 33, 13-15 and 4.6 us for batches of 1, 16, 128 and
-//! 1,024; with 10,000 conversations 151, 120, 80-88 and 41. From 0 to 1,000,000 events 3.0-4.4 in every
+//! SQLite, on two busy cores: with 100 conversations 82, 33, 13-15 and 4.6 us for batches of 1, 16,
+//! 128 and 1,024; with 10,000 conversations 151, 120, 80-88 and 41. From 0 to 1,000,000 events 3.0-4.4 in every
 //! slice, without a trend. What costs is the number of different pages that a batch writes: at 128 and
 //! 100 conversations 131, of which 87 are leaves of `events_by_seq` (one a conversation); with 10,000
 //! conversations 905. Larger batches are the remedy: the sequencer's answers do not wait for the store.

@@ -18,7 +18,8 @@ pub mod suite;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store is away or overloaded; the same call may work later. Nothing that the method does
-    /// not allow to be visible is.
+    /// not allow to be visible is. A write may have taken effect all the same, or may still, even
+    /// after a repetition of it: by its contract, that changes nothing.
     #[error("the store is not available: {0}")]
     Unavailable(String),
     /// An event is already there and differs: two readers of one log disagree (I2). Never goes away.

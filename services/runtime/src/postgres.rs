@@ -1,15 +1,16 @@
 //! PostgreSQL for the stores of the distributed form: a pool whose every call ends, and migrations.
 //!
-//! **Every call ends.** A server that is paused, or a network that swallows packets, leaves a socket
-//! open on which nothing ever comes; the driver itself would wait for as long as the kernel does, a
-//! quarter of an hour. So each call is made through [`Database::call`], which gives up after
-//! [`PostgresConfig::call_timeout_ms`], closes the connection and answers
-//! [`PostgresError::TimedOut`]. A call that was given up or dropped never leaves its connection in the
-//! pool. What it asked for may still take effect, also later than a repetition of it: a statement
-//! must be written so that this changes nothing.
+//! **Every call ends.** A server that is paused, or a network that swallows packets, leaves a
+//! socket open on which nothing ever comes; the driver itself would wait for as long as the kernel
+//! does, a quarter of an hour. So each call is made through [`Database::call`], which gives up
+//! after [`PostgresConfig::call_timeout_ms`], closes the connection and answers
+//! [`PostgresError::TimedOut`]. A call that was given up or dropped never leaves its connection in
+//! the pool. What it asked for may still take effect, also later than a repetition of it: a
+//! statement must be written so that this changes nothing.
 //!
-//! **The pool recovers by itself.** A connection that was idle for a moment, or for as long as a call
-//! has failed, is tried with a deadline before it is used; one that does not answer is replaced.
+//! **The pool recovers by itself.** A connection that was idle for a moment, or for as long as a
+//! call has failed, is tried with a deadline before it is used; one that does not answer is
+//! replaced.
 //!
 //! **The server gives up as well**, a little earlier: statements and waits for locks are bounded on
 //! each connection, and a transaction whose client has gone silent is ended, so that it does not
@@ -43,8 +44,8 @@ mod migrate;
 pub use self::failure::{Failure, PostgresError, classify};
 
 /// Connections of one process to its database, if the configuration does not say. A few writers and
-/// some readers: more only wait for each other's locks and cores.
-const CONNECTIONS_MAX: u32 = 16;
+/// some readers keep a server busy; a server lets in 100 by default, for all processes together.
+const CONNECTIONS_MAX: u32 = 8;
 /// How long a call may take, if the configuration does not say. A batch takes milliseconds; the
 /// deadline of calls between services is as long.
 const CALL_TIMEOUT_MS: u64 = 5_000;
@@ -54,8 +55,8 @@ const CALL_TIMEOUT_MS_MIN: u64 = 100;
 const CALL_TIMEOUT_MS_MAX: u64 = 60_000;
 /// A connection that was idle for longer is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-/// How often the server looks whether a silent client is still there, and how often it tries, so that
-/// the locks of one that has gone are free after some seconds.
+/// How often the server looks whether a silent client is still there, and how often it tries, so
+/// that the locks of one that has gone are free after some seconds.
 const KEEPALIVE_SECONDS: u32 = 5;
 /// How many of these looks may go unanswered.
 const KEEPALIVE_TRIES: u32 = 3;
@@ -143,7 +144,8 @@ struct Inner {
 #[derive(Default)]
 struct Health {
     away: AtomicBool,
-    /// When a call last failed for want of a server: connections that are idle since then are suspect.
+    /// When a call last failed for want of a server: connections that are idle since then are
+    /// suspect.
     failed_at: Mutex<Option<Instant>>,
 }
 
@@ -190,8 +192,9 @@ impl Database {
         Ok(database)
     }
 
-    /// Brings the schema up to date. When several processes start together, one does it and the others
-    /// wait, or are told to come again ([`OpenError::Unavailable`]). Refuses a schema that is newer.
+    /// Brings the schema up to date. When several processes start together, one does it and the
+    /// others wait, or are told to come again ([`OpenError::Unavailable`]). Refuses a schema that
+    /// is newer.
     pub async fn migrate(&self, migrator: &Migrator) -> Result<(), OpenError> {
         let options = self.inner.pool.connect_options();
         migrate::run(options.as_ref().clone(), migrator, self.inner.call_timeout).await
@@ -202,8 +205,8 @@ impl Database {
         !self.inner.health.away.load(Ordering::Relaxed)
     }
 
-    /// Runs `work` on a connection of the pool and ends within the call's timeout. `operation` names it
-    /// in errors. Where `work` begins a transaction, it also commits it.
+    /// Runs `work` on a connection of the pool and ends within the call's timeout. `operation`
+    /// names it in errors. Where `work` begins a transaction, it also commits it.
     pub async fn call<T, F>(&self, operation: &'static str, work: F) -> Result<T, PostgresError>
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
@@ -267,8 +270,8 @@ impl Health {
     }
 }
 
-/// A connection while a call uses it. Unless it is given back, it is closed: nobody knows what is still
-/// to come on it.
+/// A connection while a call uses it. Unless it is given back, it is closed: nobody knows what is
+/// still to come on it.
 struct Lease(Option<PoolConnection<Postgres>>);
 
 impl Lease {
@@ -280,8 +283,8 @@ impl Lease {
         self.0.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
     }
 
-    /// The pool asks the server once more before it keeps a connection. Done here and not when it is
-    /// dropped, because that would wait without a bound and hold one of the pool's places.
+    /// The pool asks the server once more before it keeps a connection. Done here and not when it
+    /// is dropped, because that would wait without a bound and hold one of the pool's places.
     fn give_back(mut self, within: Duration) {
         if let Some(mut connection) = self.0.take() {
             tokio::spawn(tokio::time::timeout(within, connection.return_to_pool()));

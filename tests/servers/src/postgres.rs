@@ -1,7 +1,7 @@
 //! PostgreSQL: a cluster of its own in a temporary folder, to be killed, paused and started again.
 //!
-//! The programs are those of the machine (Debian: `postgresql`). Works on Linux only: the processes of
-//! a server are found in `/proc`, by the folder that they work in.
+//! The programs are those of the machine (Debian: `postgresql`). Works on Linux only: the processes
+//! of a server are found in `/proc`, by the folder that they work in.
 
 use std::{
     cmp::Reverse,
@@ -53,7 +53,8 @@ rm -rf "$1"
 /// How a server is to run.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
-    /// Syncs to the disk. Without it, the death of processes still loses nothing, a loss of power may.
+    /// Syncs to the disk. Without it, the death of processes still loses nothing, a loss of power
+    /// may.
     pub durable: bool,
     /// `max_connections` of the server.
     pub connections_max: u32,

@@ -1,8 +1,8 @@
 -- What messaging keeps, in a database of its own. Every number only grows, and nothing but the log
 -- decides one: rows are merged, never counted up.
 
--- The state of a conversation, as its sequencer left it. Half of each page is left free, so that a new
--- version of a row fits beside the old one and no index is written.
+-- The state of a conversation, as its sequencer left it. Half of each page is left free, so that a
+-- new version of a row fits beside the old one and no index is written.
 CREATE TABLE conversations (
     conversation_id    bytea  PRIMARY KEY,
     head_seq           bigint NOT NULL,
@@ -39,8 +39,8 @@ CREATE TABLE events (
 ) PARTITION BY HASH (conversation_id);
 
 -- Retries. The message id comes first: ids grow with time, so that this index is appended to. A
--- client that makes random ones makes its own inserts dearer, nothing else. Not unique: which of two
--- events is the first one is the sequencer's to know, not the store's to enforce.
+-- client that makes random ones makes its own inserts dearer, nothing else. Not unique: which of
+-- two events is the first one is the sequencer's to know, not the store's to enforce.
 CREATE INDEX events_by_name ON events (message_id, conversation_id);
 
 DO $$
@@ -54,8 +54,8 @@ BEGIN
 END
 $$;
 
--- What each user's inbox is at. A badge and a heartbeat read one row of it. `previous_version` is the
--- version that the last change was built on: a writer names in it what it has read, and changes
+-- What each user's inbox is at. A badge and a heartbeat read one row of it. `previous_version` is
+-- the version that the last change was built on: a writer names in it what it has read, and changes
 -- nothing if that is not the version any more.
 CREATE TABLE inbox_heads (
     user_id          uuid   PRIMARY KEY,
@@ -64,8 +64,8 @@ CREATE TABLE inbox_heads (
     unread_total     bigint NOT NULL
 ) WITH (fillfactor = 50);
 
--- The rows of conversation lists. The preview's columns are null together. Its text is bytes, because
--- `text` cannot hold the character U+0000.
+-- The rows of conversation lists. The preview's columns are null together. Its text is bytes,
+-- because `text` cannot hold the character U+0000.
 CREATE TABLE inbox (
     user_id                      uuid   NOT NULL,
     conversation_id              bytea  NOT NULL,
@@ -114,8 +114,8 @@ CREATE TABLE reader_positions (
     PRIMARY KEY (reader, topic, partition)
 ) WITH (fillfactor = 10);
 
--- Called by the statement that persists, in the places where it must not go on: they end it, and with
--- it everything that it has done. The detail names what is wrong, for the caller.
+-- Called by the statement that persists, in the places where it must not go on: they end it, and
+-- with it everything that it has done. The detail names what is wrong, for the caller.
 
 CREATE FUNCTION refuse_event(conversation_id bytea, seq bigint) RETURNS smallint
 LANGUAGE plpgsql VOLATILE AS $$

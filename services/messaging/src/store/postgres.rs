@@ -1,23 +1,30 @@
 //! The PostgreSQL adapter: the store of the distributed form.
 //!
-//! **Two writers.** A partition has one reader, but the one before may not know yet that it is not the
-//! one any more, and a statement that was given up may still be carried out, later than its repetition.
-//! So every write here may meet itself, and older ones, at any time, under READ COMMITTED:
+//! **Two writers.** A partition has one reader, but the one before may not know yet that it is not
+//! the one any more, and a statement that was given up may still be carried out, later than its
+//! repetition. So every write here may meet itself, and older ones, at any time, under READ
+//! COMMITTED:
 //!
-//! - [`conversations`]: a batch is one statement. It first takes the rows of its conversations, in the
-//!   order of their ids, changed or not: they are its locks, always taken in that order, so that no two
-//!   batches wait for each other. Values are merged with what is there *then*, not with what the
-//!   statement's snapshot shows (`ON CONFLICT DO UPDATE` sees the latest version). An event that
-//!   differs from what is there ends the statement, with all that it has done.
-//! - [`inboxes`]: rows are read, merged in memory, and written if the version of the user's inbox is
-//!   still the one that was read, all rows of a user or none; otherwise they are read again.
-//! - [`readers`]: positions only rise.
+//! - `conversations`: a batch is one statement. It first takes the rows of its conversations, in
+//!   the order of their ids, changed or not: they are its locks, always taken in that order, so
+//!   that no two batches wait for each other. Values are merged with what is there *then*, not with
+//!   what the statement's snapshot shows (`ON CONFLICT DO UPDATE` sees the latest version). An
+//!   event that differs from what is there ends the statement, with all that it has done.
+//! - `inboxes`: rows are read, merged in memory, and written if the version of the user's inbox
+//!   is still the one that was read, all rows of a user or none; otherwise they are read again.
+//! - `readers`: positions only rise.
 //!
-//! Both kinds of batches leave a statement as its own transaction: one round trip, and no transaction
-//! is ever open while a client thinks, or is stopped.
+//! Every statement is a transaction of its own: none is ever open while a client thinks, or is
+//! stopped, and a batch waits for one round trip (two, for inboxes).
 //!
-//! **Reads** use the same pool, of the primary: a standby is behind, and an acknowledged message could
-//! be missing there (I7). Lists and their head come from one statement, hence from one snapshot.
+//! **Reads** use the same pool, of the primary: a standby is behind, and an acknowledged message
+//! could be missing there (I7). Lists and their head come from one statement, hence from one
+//! snapshot.
+//!
+//! **Plans.** A connection soon keeps one plan for a statement, perhaps from when the tables were
+//! empty and reading all of them was cheapest. Therefore look-ups of many keys are written so that
+//! the planner can only do them one by one, through an index: `OFFSET 0` keeps a subquery from
+//! being made into a join.
 //!
 //! Numbers are kept as signed integers: one above `i64::MAX` is refused, never wrapped.
 
@@ -44,8 +51,8 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects, and brings the schema up to date: one of several replicas that start together does,
-    /// the others wait.
+    /// Connects, and brings the schema up to date: one of several replicas that start together
+    /// does, the others wait.
     pub async fn open(config: &PostgresConfig) -> Result<Self, OpenError> {
         let database = Database::connect(config).await?;
         database.migrate(&MIGRATOR).await?;

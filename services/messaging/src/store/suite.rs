@@ -46,6 +46,7 @@ macro_rules! run_suite {
             an_older_batch_lowers_nothing,
             an_event_that_differs_is_refused_and_stays_as_it_was,
             a_head_below_the_base_is_refused,
+            each_value_of_a_conversation_rises_by_itself,
             each_value_of_a_member_rises_by_itself,
             conversations_without_a_row_are_left_out,
             a_name_finds_its_first_event_only,

@@ -32,7 +32,8 @@ pub enum Failure {
     Conflict,
     /// A row with that key is there already.
     Unique,
-    /// A repetition fails in the same way: a damaged database, a schema or a value that is not ours.
+    /// A repetition fails in the same way: a damaged database, a schema or a value that is not
+    /// ours.
     Lasting,
 }
 
@@ -87,8 +88,9 @@ pub(super) fn of_sqlstate(code: &str) -> Failure {
         // serialization_failure, deadlock_detected.
         "40001" | "40P01" => Failure::Conflict,
         "23505" => Failure::Unique,
-        // lock_not_available, object_in_use; a standby after a failover (read_only_sql_transaction);
-        // a plan that a migration has made wrong ("cached plan must not change result type").
+        // lock_not_available, object_in_use; a standby after a failover
+        // (read_only_sql_transaction); a plan that a migration has made wrong ("cached plan must
+        // not change result type").
         "55P03" | "55006" | "25006" | "0A000" => Failure::Unavailable,
         // A transaction that was ended because its client was silent.
         "25P03" => Failure::Unavailable,

@@ -114,8 +114,8 @@ async fn a_killed_server_makes_calls_fail_in_time_and_the_pool_recovers() {
     expect_recovery(&database, 3).await;
 }
 
-/// A network between the pool and the server that can swallow what the connections of now still send,
-/// in both directions, without closing them.
+/// A network between the pool and the server that can swallow what the connections of now still
+/// send, in both directions, without closing them.
 struct Network {
     address: SocketAddr,
     cuts: watch::Sender<u64>,

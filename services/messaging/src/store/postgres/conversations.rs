@@ -17,17 +17,22 @@ use crate::{
 
 mod persist;
 
+#[cfg(test)]
+pub(super) use self::persist::PERSIST;
 pub(super) use self::persist::persist;
 
 /// SQLSTATE of `refuse_event` and `refuse_head`, see the migrations.
 const EVENT_DIFFERS: &str = "ME001";
 const HEAD_BELOW_BASE: &str = "ME002";
 
-/// One row a member, in the order of conversations and members; one with nulls if there is none yet.
+/// One row a member, in the order of conversations and members; one with nulls if there is none
+/// yet.
 pub(super) const LOAD: &str = "SELECT c.conversation_id, head_seq, last_message_index,
         last_time_unix_ms, applied_end, user_id, message_id_max, delivered_seq,
         delivered_message_index, read_seq, read_message_index
-    FROM conversations AS c LEFT JOIN members AS m ON m.conversation_id = c.conversation_id
+    FROM conversations AS c LEFT JOIN LATERAL (
+        SELECT * FROM members WHERE conversation_id = c.conversation_id OFFSET 0
+    ) AS m ON true
     WHERE c.conversation_id = ANY($1)
     ORDER BY c.conversation_id, user_id";
 
@@ -39,14 +44,16 @@ macro_rules! event_columns {
     };
 }
 
-/// Every event with one of the names: which is the first is decided here. An order and a limit in the
-/// statement would invite a walk through the conversation.
+/// Every event with one of the names: which is the first is decided here. An order and a limit in
+/// the statement would invite a walk through the conversation.
 pub(super) const FIND: &str = concat!(
     "SELECT ",
     event_columns!(),
     " FROM unnest($1::bytea[], $2::uuid[], $3::uuid[]) AS g(conversation_id, sender, message_id)
-    JOIN events AS e ON e.message_id = g.message_id AND e.conversation_id = g.conversation_id
-        AND e.sender = g.sender"
+    CROSS JOIN LATERAL (
+        SELECT * FROM events WHERE message_id = g.message_id
+            AND conversation_id = g.conversation_id AND sender = g.sender OFFSET 0
+    ) AS e"
 );
 
 pub(super) const EVENTS_UP: &str = concat!(
@@ -64,11 +71,11 @@ pub(super) const EVENTS_DOWN: &str = concat!(
 );
 
 /// Halves the stretch (low, high] of places in which the answer is, if there is one, until it is
-/// empty. Each step reads one row: the first at or above the probe, since some places may be empty. No
-/// event has an index above its seq, so the first probe is the index itself: where every event is a
-/// message, it is the answer.
+/// empty. Each step reads one row: the first at or above the probe, since some places may be empty.
+/// No event has an index above its seq, so the first probe is the index itself: where every event
+/// is a message, it is the answer.
 pub(super) const SEQ_OF_INDEX: &str = "WITH RECURSIVE search (low, high, probe, found) AS (
-        SELECT greatest($2, 1) - 1, last.seq, greatest($2, 1), NULL::bigint
+        SELECT greatest($2::bigint, 1) - 1, last.seq, greatest($2::bigint, 1), NULL::bigint
         FROM (
             SELECT seq FROM events WHERE conversation_id = $1 ORDER BY seq DESC LIMIT 1
         ) AS last

@@ -24,11 +24,15 @@ use crate::{
 mod merge;
 mod write;
 
+#[cfg(test)]
+pub(super) use self::write::WRITE;
+
 /// How often a batch is read and merged again, because another writer was faster for some user. A
 /// partition has one reader, and for a moment two; each time, one of them gets on.
 const TRIES_MAX: usize = 16;
 
-/// What [`read_head`] and [`read_row`] read, in their order. A user without a row in question has nulls.
+/// What [`read_head`] and [`read_row`] read, in their order. A user without a row in question has
+/// nulls.
 macro_rules! head_and_row_columns {
     () => {
         "h.user_id, h.version, h.unread_total, i.conversation_id, i.version, i.last_seq,
@@ -44,8 +48,13 @@ pub(super) const ROWS: &str = concat!(
     "SELECT ",
     head_and_row_columns!(),
     " FROM unnest($1::uuid[], $2::bytea[]) AS g(user_id, conversation_id)
-    JOIN inbox_heads AS h ON h.user_id = g.user_id
-    LEFT JOIN inbox AS i ON i.user_id = g.user_id AND i.conversation_id = g.conversation_id"
+    CROSS JOIN LATERAL (
+        SELECT * FROM inbox_heads WHERE user_id = g.user_id OFFSET 0
+    ) AS h
+    LEFT JOIN LATERAL (
+        SELECT * FROM inbox
+        WHERE user_id = g.user_id AND conversation_id = g.conversation_id OFFSET 0
+    ) AS i ON true"
 );
 
 pub(super) const HEADS: &str =
@@ -81,8 +90,9 @@ pub(super) const CHANGES: &str = concat!(
     WHERE h.user_id = $1"
 );
 
-/// See [`crate::store::Store::apply_inbox`]. Reads, merges, and writes each user's inbox as a whole if
-/// nobody has changed it in between; two round trips, and again for users whom somebody else changed.
+/// See [`crate::store::Store::apply_inbox`]. Reads, merges, and writes each user's inbox as a whole
+/// if nobody has changed it in between; two round trips, and again for users whom somebody else
+/// changed.
 pub(super) async fn apply(
     database: &Database,
     changes: &[(u64, InboxChange)],

@@ -129,6 +129,35 @@ pub(crate) async fn a_head_below_the_base_is_refused(fixture: &mut impl Fixture)
     assert_eq!(state_of(store, talk.id()).await, Some(talk.state));
 }
 
+pub(crate) async fn each_value_of_a_conversation_rises_by_itself(fixture: &mut impl Fixture) {
+    let store = fixture.store();
+    let mut talk = Talk::between(1, 2);
+    talk.state.last_time_unix_ms = -5;
+    store.persist(talk.batch(0, &[])).await.unwrap();
+    let mut expected = talk.state.clone();
+    for (head_seq, last_message_index, last_time_unix_ms, applied_end) in [
+        (9, 0, -9, 0),
+        (1, 8, -6, 1),
+        (2, 2, 7, 2),
+        (3, 3, 3, 6),
+        (9, 8, 7, 6),
+        (0, 0, i64::MIN, 0),
+    ] {
+        let mut given = talk.batch(0, &[]);
+        let state = &mut given.conversations[0].state;
+        state.head_seq = head_seq;
+        state.last_message_index = last_message_index;
+        state.last_time_unix_ms = last_time_unix_ms;
+        state.applied_end = applied_end;
+        store.persist(given).await.unwrap();
+        expected.head_seq = expected.head_seq.max(head_seq);
+        expected.last_message_index = expected.last_message_index.max(last_message_index);
+        expected.last_time_unix_ms = expected.last_time_unix_ms.max(last_time_unix_ms);
+        expected.applied_end = expected.applied_end.max(applied_end);
+        assert_eq!(state_of(store, talk.id()).await, Some(expected.clone()));
+    }
+}
+
 pub(crate) async fn each_value_of_a_member_rises_by_itself(fixture: &mut impl Fixture) {
     let store = fixture.store();
     let mut talk = Talk::between(1, 2);

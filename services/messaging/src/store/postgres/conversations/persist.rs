@@ -13,14 +13,14 @@ use crate::{
     },
 };
 
-/// The parts of one statement see the same snapshot and not each other's changes, and run in an order
-/// that only the data between them decides. Hence:
+/// The parts of one statement see the same snapshot and not each other's changes, and run in an
+/// order that only the data between them decides. Hence:
 ///
-/// - `raised` is read by the others, so it is done, and holds its locks, before they begin. It locks the
-///   row of every conversation of the batch, in the order of ids: a row that `ON CONFLICT` finds
-///   is locked also where `WHERE` then leaves it as it is.
-/// - The stored heads are read from the snapshot and not under the lock. That is enough: whoever built
-///   on a head has seen it committed before, and heads never fall.
+/// - `raised` is read by the others, so it is done, and holds its locks, before they begin. It
+///   locks the row of every conversation of the batch, in the order of ids: a row that `ON
+///   CONFLICT` finds is locked also where `WHERE` then leaves it as it is.
+/// - The stored heads are read from the snapshot and not under the lock. That is enough: whoever
+///   built on a head has seen it committed before, and heads never fall.
 /// - Whether an event differs is asked by `ON CONFLICT`, which sees what is there now, also what
 ///   another batch has just committed. `refuse_event` and `refuse_head` end the whole statement.
 /// - Rows that would stay as they are, are not written again.
@@ -33,9 +33,10 @@ pub(in crate::store::postgres) const PERSIST: &str = "WITH raised AS (
                 $6::bigint[]) WITH ORDINALITY
             AS g(conversation_id, head_seq, last_message_index, last_time_unix_ms, applied_end,
                 base_head_seq, place)
-        LEFT JOIN conversations AS s ON s.conversation_id = g.conversation_id
-        WHERE CASE WHEN coalesce(s.head_seq, 0) >= g.base_head_seq THEN true
-            ELSE refuse_head(g.conversation_id) END
+        WHERE CASE WHEN g.base_head_seq <= coalesce((
+                SELECT s.head_seq FROM conversations AS s
+                WHERE s.conversation_id = g.conversation_id
+            ), 0) THEN true ELSE refuse_head(g.conversation_id) END
         ORDER BY g.place
         ON CONFLICT (conversation_id) DO UPDATE SET
             head_seq = greatest(c.head_seq, excluded.head_seq),
@@ -53,8 +54,10 @@ pub(in crate::store::postgres) const PERSIST: &str = "WITH raised AS (
         SELECT * FROM unnest($7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[],
             $11::bigint[], $12::smallint[], $13::uuid[], $14::uuid[], $15::bytea[])
         WHERE (SELECT count(*) FROM raised) >= 0
-        ON CONFLICT (conversation_id, seq) DO UPDATE SET kind = refuse_event(e.conversation_id, e.seq)
-        WHERE (e.message_index, e.log_offset, e.time_unix_ms, e.kind, e.sender, e.message_id, e.body)
+        ON CONFLICT (conversation_id, seq)
+        DO UPDATE SET kind = refuse_event(e.conversation_id, e.seq)
+        WHERE (e.message_index, e.log_offset, e.time_unix_ms, e.kind, e.sender, e.message_id,
+                e.body)
             <> (excluded.message_index, excluded.log_offset, excluded.time_unix_ms, excluded.kind,
                 excluded.sender, excluded.message_id, excluded.body)
     )

@@ -76,8 +76,8 @@ impl Inbox {
     }
 }
 
-/// Merges changes, in their order, into what is stored. Answers the inboxes that have changed, in the
-/// order of their users.
+/// Merges changes, in their order, into what is stored. Answers the inboxes that have changed, in
+/// the order of their users.
 pub(super) fn merge(
     mut inboxes: HashMap<UserId, Inbox>,
     changes: &[&(u64, InboxChange)],

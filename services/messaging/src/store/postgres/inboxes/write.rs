@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-/// A head is written if its version is the one that was read; rows only with their head. Every change
-/// of a row raises its head's version, so that rows are then as they were read, too. Heads are locked
-/// in the order of their users, so that no two batches wait for each other.
+/// A head is written if its version is the one that was read; rows only with their head. Every
+/// change of a row raises its head's version, so that rows are then as they were read, too. Heads
+/// are locked in the order of their users, so that no two batches wait for each other.
 pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
         INSERT INTO inbox_heads AS h (user_id, version, previous_version, unread_total)
         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
@@ -57,8 +57,8 @@ pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
     )
     SELECT user_id FROM written";
 
-/// Writes the inboxes, which are in the order of their users. Answers whose were written; the others
-/// were changed by somebody else since they were read.
+/// Writes the inboxes, which are in the order of their users. Answers whose were written; the
+/// others were changed by somebody else since they were read.
 pub(super) async fn write(
     database: &Database,
     inboxes: &[Inbox],
