@@ -13,6 +13,7 @@ use runtime::{
     ids::{ConversationId, UserId},
     page_token::{self, page_size},
     status::ApiError,
+    trace,
 };
 use tonic::{Request, Response, Status};
 
@@ -147,10 +148,11 @@ impl MessagingService for Grpc {
         request: Request<wire_v1::SendMessageRequest>,
     ) -> Result<Response<wire_v1::SendMessageResponse>, Status> {
         let user = self.caller(&request)?;
+        let trace = trace::of_call(request.metadata());
         let request = request.into_inner();
         let (conversation_id, message_id) =
             (request.conversation_id.clone(), request.message_id.clone());
-        let verdict = self.edge.send_message(user, request).await?.verdict;
+        let verdict = self.edge.send_message(user, request, trace).await?.verdict;
         let Some(log::verdict::Verdict::Accepted(accepted)) = verdict else {
             return Err(rejection(&verdict).into());
         };

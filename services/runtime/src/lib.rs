@@ -19,3 +19,4 @@ pub mod shutdown;
 pub mod sqlite;
 pub mod status;
 pub mod telemetry;
+pub mod trace;

@@ -296,6 +296,7 @@ impl Driver {
             }
             count(&self.counters.sends);
             let frame = client_frame::Frame::Send(Send {
+                traceparent: String::new(),
                 conversation_id: send.conversation_id,
                 message_id: send.message_id,
                 text: send.text,

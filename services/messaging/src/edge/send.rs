@@ -12,6 +12,7 @@ use proto::{error::v1::ErrorReason, log::v1::Verdict, messaging::v1 as wire_v1};
 use runtime::{
     ids::{ConversationId, MessageId, UserId},
     status::ApiError,
+    trace,
 };
 use tokio::sync::oneshot;
 
@@ -50,13 +51,18 @@ impl Edge {
         };
         let peer = conversation.peer_of(session.user)?;
         if self.directory.is_known(peer) {
-            self.admit(session, request_id, conversation, message_id, send.text);
+            let trace = trace::parse(&send.traceparent);
+            self.admit(session, request_id, (conversation, message_id), send.text, trace);
             return None;
         }
         let (edge, session) = (self.clone(), session.clone());
         Some(Box::pin(async move {
             match edge.check_peer(peer, "send.conversation_id").await {
-                Ok(()) => edge.admit(&session, request_id, conversation, message_id, send.text),
+                Ok(()) => {
+                    let trace = trace::parse(&send.traceparent);
+                    let name = (conversation, message_id);
+                    edge.admit(&session, request_id, name, send.text, trace);
+                }
                 Err(error) => {
                     if error.reason != ErrorReason::ConversationNotFound {
                         session.refused(conversation, message_id);
@@ -78,9 +84,9 @@ impl Edge {
         &self,
         session: &Arc<Session>,
         request_id: u64,
-        conversation: ConversationId,
-        message_id: MessageId,
+        (conversation, message_id): (ConversationId, MessageId),
         text: String,
+        trace: Option<Bytes>,
     ) {
         let in_flight_max = self.config.session_in_flight_max;
         let admitted = session.admit(request_id, conversation, message_id, in_flight_max);
@@ -91,7 +97,8 @@ impl Edge {
             }
         };
         let origin = self.origin(session.id, request_no);
-        let record = send_record(conversation, session.user, message_id, text, origin);
+        let payload = codec::encode_send(conversation, session.user, message_id, text, origin);
+        let record = send_record(conversation, payload, trace);
         let session = session.clone();
         let done = move |result: Result<_, AppendError>| {
             // The verdict is the answer; only its absence is told here.
@@ -116,6 +123,7 @@ impl Edge {
         &self,
         user: UserId,
         request: wire_v1::SendMessageRequest,
+        trace: Option<Bytes>,
     ) -> Result<Verdict, ApiError> {
         let wire_v1::SendMessageRequest {
             conversation_id,
@@ -132,7 +140,9 @@ impl Edge {
         let (answer, answered) = oneshot::channel();
         self.waiting_calls.lock().insert(call, answer);
         let _guard = CallGuard { edge: self, call };
-        let record = send_record(conversation, user, message_id, text, self.origin(0, call));
+        let origin = self.origin(0, call);
+        let payload = codec::encode_send(conversation, user, message_id, text, origin);
+        let record = send_record(conversation, payload, trace);
         self.append(record).await?;
         match tokio::time::timeout(SEND_DEADLINE, answered).await {
             Ok(Ok(verdict)) if verdict.message_id == message_id.as_bytes() => Ok(verdict),
@@ -199,17 +209,11 @@ fn check_send(
     Ok((conversation, message_id))
 }
 
-fn send_record(
-    conversation: ConversationId,
-    sender: UserId,
-    message_id: MessageId,
-    text: String,
-    origin: Origin,
-) -> NewRecord {
+fn send_record(conversation: ConversationId, payload: Bytes, trace: Option<Bytes>) -> NewRecord {
     NewRecord {
         key: Bytes::copy_from_slice(conversation.as_bytes()),
-        payload: codec::encode_send(conversation, sender, message_id, text, origin),
-        headers: Vec::new(),
+        payload,
+        headers: trace::headers(trace),
     }
 }
 

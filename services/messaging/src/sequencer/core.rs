@@ -11,10 +11,14 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use delivery::{Answer, Broadcast};
 use event_log::Record;
 use proto::{error::v1::ErrorReason, log::v1 as log, messaging::v1::server_frame::Frame};
-use runtime::ids::{ConversationId, MessageId, UserId};
+use runtime::{
+    ids::{ConversationId, MessageId, UserId},
+    trace,
+};
 
 use super::{
     cache::Cache,
@@ -50,8 +54,8 @@ pub(crate) type Name = (ConversationId, UserId, MessageId);
 pub(crate) struct Batch {
     /// For the store.
     pub(crate) sequenced: SequencedBatch,
-    /// For the topic `inbox`, after the store.
-    pub(crate) inbox: Vec<InboxChange>,
+    /// For the topic `inbox`, after the store; with the trace of the newest message.
+    pub(crate) inbox: Vec<(InboxChange, Option<Bytes>)>,
     /// The position once both are durable.
     pub(crate) covers: u64,
 }
@@ -85,6 +89,7 @@ pub(crate) struct Core {
 struct Touched {
     base_head_seq: u64,
     message: Option<Arc<Event>>,
+    trace: Option<Bytes>,
     inbox: bool,
 }
 
@@ -174,6 +179,7 @@ impl Core {
             offset: record.offset,
             time_unix_ms: record.time_unix_ms,
             action: decoded.action,
+            trace: trace::of_headers(&record.headers),
         };
         let to_load = &mut self.io.to_load;
         let slot = self.cache.get_or_insert_with(decoded.conversation, || {
@@ -285,7 +291,8 @@ impl Core {
                 continue;
             };
             if touched.inbox {
-                inbox.extend(inbox_changes(&slot.state, touched.message.as_deref()));
+                let changes = inbox_changes(&slot.state, touched.message.as_deref());
+                inbox.extend(changes.map(|change| (change, touched.trace.clone())));
             }
             self.io.in_flight.push((conversation, slot.state.head_seq));
             let base_head_seq = touched.base_head_seq;
@@ -438,6 +445,7 @@ impl Io {
         let touched = self.touch_from(slot, base_head_seq);
         touched.inbox = true;
         touched.message = Some(event.clone());
+        touched.trace.clone_from(&at.trace);
         event
     }
 

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use delivery::Delivery;
 use event_log::{EventLog, LogError, NewRecord, PartitionReader, Record, Topic, Urgency};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use runtime::{ids::ConversationId, shutdown::CancellationToken};
+use runtime::{ids::ConversationId, shutdown::CancellationToken, trace};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
@@ -88,7 +89,7 @@ pub(crate) enum Stopped {
 enum Done {
     Loaded(Vec<ConversationId>, Vec<ConversationState>),
     Found(Vec<Name>, Vec<Event>),
-    Persisted(Result<(), StoreError>, Vec<InboxChange>, u64),
+    Persisted(Result<(), StoreError>, Vec<(InboxChange, Option<Bytes>)>, u64),
     Published(u64),
     Saved(Option<u64>),
     Synced(u64),
@@ -467,17 +468,17 @@ fn persist(
 /// change may come twice but must come.
 fn publish(
     log: Arc<dyn EventLog>,
-    changes: Vec<InboxChange>,
+    changes: Vec<(InboxChange, Option<Bytes>)>,
     covers: u64,
     stop: CancellationToken,
 ) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let mut records: Vec<NewRecord> = changes
-            .iter()
-            .map(|change| NewRecord {
-                key: bytes::Bytes::copy_from_slice(change.user.as_bytes()),
-                payload: codec::encode_inbox(change),
-                headers: Vec::new(),
+            .into_iter()
+            .map(|(change, trace)| NewRecord {
+                key: Bytes::copy_from_slice(change.user.as_bytes()),
+                payload: codec::encode_inbox(&change),
+                headers: trace::headers(trace),
             })
             .collect();
         let mut pause = RETRY_MIN;

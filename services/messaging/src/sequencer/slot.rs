@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use runtime::ids::{ConversationId, MessageId, UserId};
 
 use crate::{
@@ -19,6 +20,8 @@ pub(super) struct Pending {
     pub(super) offset: u64,
     pub(super) time_unix_ms: i64,
     pub(super) action: Action,
+    /// Of the request that it came from.
+    pub(super) trace: Option<Bytes>,
 }
 
 /// What a conversation waits for.

@@ -303,7 +303,8 @@ impl World {
                 let node = &mut self.nodes[node];
                 if let Some(batch) = node.told.take() {
                     node.core.persisted();
-                    node.publishing = Some((batch.inbox, batch.covers));
+                    let inbox = batch.inbox.into_iter().map(|(change, _)| change);
+                    node.publishing = Some((inbox.collect(), batch.covers));
                 }
             }
             Op::Publish { node } => {
