@@ -50,6 +50,7 @@ struct State {
     heartbeat: Instant,
     request_last: u64,
     in_flight: VecDeque<InFlight>,
+    /// In the order in which they came.
     unresolved: Vec<Unresolved>,
 }
 
@@ -76,6 +77,8 @@ struct InFlight {
 
 /// A send whose result the device does not have: later sends to the conversation must not overtake it.
 struct Unresolved {
+    /// In the numbers of requests: when it came first. One that came earlier may be refused later.
+    arrived: u64,
     conversation: ConversationId,
     message_id: MessageId,
     /// When a send that was refused for now stops to matter; `None` = unknown, matters until resolved.
@@ -259,14 +262,14 @@ impl Session {
             .any(|entry| entry.conversation == conversation && !entry.retried)
         {
             // Or a later one could overtake this one, once the earlier is resolved.
-            state.refuse(conversation, message_id, now);
+            state.refuse_new(conversation, message_id, now);
             return Err(ApiError::new(
                 ErrorReason::PrecedingSendUnknown,
                 "retry the earlier send to this conversation first",
             ));
         }
         if state.in_flight.len() >= in_flight_max {
-            state.refuse(conversation, message_id, now);
+            state.refuse_new(conversation, message_id, now);
             return Err(ApiError::retry_after(
                 ErrorReason::TooManyInFlight,
                 format!("at most {in_flight_max} sends may wait for their answers"),
@@ -293,7 +296,7 @@ impl Session {
     pub(super) fn refused(&self, conversation: ConversationId, message_id: MessageId) {
         self.state
             .lock()
-            .refuse(conversation, message_id, Instant::now());
+            .refuse_new(conversation, message_id, Instant::now());
     }
 
     /// An admitted send was not appended: `error` is retryable, or `SendUnknown`.
@@ -305,7 +308,7 @@ impl Session {
         if error.reason == ErrorReason::SendUnknown {
             state.unknown(&send);
         } else {
-            state.refuse(send.conversation, send.message_id, Instant::now());
+            state.refuse(&send, Instant::now());
         }
         state.enqueue(error_frame(
             send.client_request_id,
@@ -426,6 +429,7 @@ impl State {
 
     fn unknown(&mut self, send: &InFlight) {
         self.remember(Unresolved {
+            arrived: send.request_no,
             conversation: send.conversation,
             message_id: send.message_id,
             until: None,
@@ -433,17 +437,30 @@ impl State {
         });
     }
 
-    fn refuse(&mut self, conversation: ConversationId, message_id: MessageId, now: Instant) {
-        let until = Some(now + REFUSED_BLOCK);
+    /// One that was admitted is refused for now.
+    fn refuse(&mut self, send: &InFlight, now: Instant) {
         self.remember(Unresolved {
-            conversation,
-            message_id,
-            until,
+            arrived: send.request_no,
+            conversation: send.conversation,
+            message_id: send.message_id,
+            until: Some(now + REFUSED_BLOCK),
             retried: false,
         });
     }
 
-    /// Remembers the entry in the place of an earlier one of the same message.
+    /// One that has just come is refused for now.
+    fn refuse_new(&mut self, conversation: ConversationId, message_id: MessageId, now: Instant) {
+        self.request_last += 1;
+        self.remember(Unresolved {
+            arrived: self.request_last,
+            conversation,
+            message_id,
+            until: Some(now + REFUSED_BLOCK),
+            retried: false,
+        });
+    }
+
+    /// Remembers the entry, in the place of an earlier one of the same message, or where it came.
     fn remember(&mut self, entry: Unresolved) {
         let same = |other: &&mut Unresolved| {
             other.conversation == entry.conversation && other.message_id == entry.message_id
@@ -459,7 +476,10 @@ impl State {
             self.end.get_or_insert(error);
             return;
         }
-        self.unresolved.push(entry);
+        let place = self
+            .unresolved
+            .partition_point(|other| other.arrived < entry.arrived);
+        self.unresolved.insert(place, entry);
     }
 }
 
@@ -510,3 +530,6 @@ pub(super) fn error_frame(
         }),
     )
 }
+
+#[cfg(test)]
+mod tests;
