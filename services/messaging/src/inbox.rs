@@ -198,7 +198,9 @@ impl From<LogError> for Stop {
         match error {
             LogError::Revoked | LogError::Closed => Self::GivenUp,
             LogError::Failed(_) => Self::Again(error.to_string()),
-            LogError::OutOfRange { .. } => Self::Broken(error.to_string()),
+            LogError::OutOfRange { .. } => Self::Broken(format!(
+                "the store and the log are not of one time: {error}"
+            )),
         }
     }
 }

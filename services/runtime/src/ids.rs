@@ -183,8 +183,14 @@ impl ConversationId {
 
 impl fmt::Display for ConversationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [low, high] = self.members();
-        write!(f, "d:{low}:{high}")
+        const UUID: usize = uuid::fmt::Hyphenated::LENGTH;
+        let [low, high] = self.members().map(|member| Uuid::from_bytes(member.0));
+        // In one piece: then a string of it is one allocation. There are some for each message.
+        let mut text = [b':'; 2 + UUID + 1 + UUID];
+        text[0] = b'd';
+        low.hyphenated().encode_lower(&mut text[2..2 + UUID]);
+        high.hyphenated().encode_lower(&mut text[3 + UUID..]);
+        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

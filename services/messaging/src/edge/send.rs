@@ -202,11 +202,17 @@ fn check_send(
     text: &str,
     prefix: &str,
 ) -> Result<(ConversationId, MessageId), ApiError> {
-    let field = |name: &str| format!("{prefix}{name}");
-    let message_id = validate::message_id(message_id, &field("message_id"))?;
-    let conversation = validate::conversation(user, conversation_id, &field("conversation_id"))?;
-    validate::text(text, &field("text"))?;
-    Ok((conversation, message_id))
+    // The names of fields are made only for an error: most sends have none.
+    let check = || {
+        let message_id = validate::message_id(message_id, "message_id")?;
+        let conversation = validate::conversation(user, conversation_id, "conversation_id")?;
+        validate::text(text, "text")?;
+        Ok((conversation, message_id))
+    };
+    check().map_err(|mut error: ApiError| {
+        error.field.insert_str(0, prefix);
+        error
+    })
 }
 
 fn send_record(conversation: ConversationId, payload: Bytes, trace: Option<Bytes>) -> NewRecord {

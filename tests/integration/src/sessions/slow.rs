@@ -8,6 +8,9 @@ use uuid::Uuid;
 async fn a_device_that_does_not_read_lags_loses_nothing_and_slows_nobody() {
     const MESSAGES: u64 = 4_000;
     const IN_FLIGHT: u64 = 100;
+    /// Events that it reads before newer ones come, and how many come.
+    const READ_BEFORE: u64 = 200;
+    const NEWER: u64 = 20;
     let server = TestServer::start().await;
     let (ada, grace) = (server.user("ada").await, server.user("grace").await);
     let conversation = ada.with(&grace);
@@ -56,9 +59,19 @@ async fn a_device_that_does_not_read_lags_loses_nothing_and_slows_nobody() {
     }
     let mut fast = within("the fast device", reading).await.unwrap();
 
-    // Now it reads: what was queued, in order, then that it lags.
+    // Now it reads: what was queued, in order, then that it lags. That there is room again, before it
+    // has heard so, lets nothing newer in.
     let (mut last, mut dropped) = (0, 0);
+    let mut newer = NEWER;
     while dropped == 0 {
+        if last >= READ_BEFORE && newer > 0 {
+            sender.send(&conversation, "while it catches up").await;
+            assert_eq!(
+                fast.event(&conversation).await.seq,
+                MESSAGES + 1 + NEWER - newer
+            );
+            newer -= 1;
+        }
         match slow.next().await.expect("a live session").frame {
             Some(Heard::Event(event)) => {
                 assert_eq!(event.seq, last + 1, "before lagging nothing is left out");
@@ -68,18 +81,16 @@ async fn a_device_that_does_not_read_lags_loses_nothing_and_slows_nobody() {
             _ => {}
         }
     }
-    assert!(last < MESSAGES);
+    assert!(last < MESSAGES && newer == 0);
+    let all = MESSAGES + NEWER;
     // What was dropped is events, and updates of its inbox and marks beside them.
     assert!(
-        dropped >= MESSAGES - last,
+        dropped >= all - last,
         "{dropped} frames, {last} events before"
     );
     // It catches up with calls, and live frames flow again.
-    assert_eq!(
-        ada.history(&conversation, MESSAGES).await.len() as u64,
-        MESSAGES
-    );
+    assert_eq!(ada.history(&conversation, all).await.len() as u64, all);
     sender.send(&conversation, "afterwards").await;
-    assert_eq!(slow.event(&conversation).await.seq, MESSAGES + 1);
-    assert_eq!(fast.event(&conversation).await.seq, MESSAGES + 1);
+    assert_eq!(slow.event(&conversation).await.seq, all + 1);
+    assert_eq!(fast.event(&conversation).await.seq, all + 1);
 }
