@@ -62,7 +62,8 @@ pub(crate) struct CpuMeter {
 impl CpuMeter {
     pub(crate) fn start(server_pid: Option<u32>) -> Self {
         Self {
-            server: server_pid.and_then(|pid| Some((pid, process::cpu_seconds(pid)?))),
+            server: server_pid
+                .and_then(|pid| Some((pid, process::cpu_seconds_with_children(pid)?))),
             load: process::cpu_seconds(std::process::id()).unwrap_or(0.0),
         }
     }
@@ -71,7 +72,7 @@ impl CpuMeter {
     pub(crate) fn read(&self) -> (Option<f64>, f64) {
         let server = self
             .server
-            .and_then(|(pid, before)| Some(process::cpu_seconds(pid)? - before));
+            .and_then(|(pid, before)| Some(process::cpu_seconds_with_children(pid)? - before));
         let load = process::cpu_seconds(std::process::id()).unwrap_or(0.0) - self.load;
         (server, load)
     }

@@ -40,6 +40,14 @@ pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
+/// The same of a process with all that it has started: PostgreSQL has a process for each connection.
+pub(crate) fn cpu_seconds_with_children(pid: u32) -> Option<f64> {
+    let own = cpu_seconds(pid)?;
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    Some(own + children.filter_map(cpu_seconds_with_children).sum::<f64>())
+}
+
 /// Memory of the process that is in RAM, in KiB.
 pub(crate) fn rss_kib(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use robustness::{
-    deployment::{Deployment, Embedded, EmbeddedOptions},
+    deployment::{Clustered, ClusteredOptions, Deployment, Embedded, EmbeddedOptions},
     fault::catalogue,
     plan::Size,
     run::{self, Report, Task},
@@ -58,6 +58,19 @@ async fn what_was_promised_holds_whatever_happens_to_the_server_and_the_ways_to_
         disk: true,
     };
     let deployment = Embedded::start(&servers, options).await.expect("a server");
+    let report = short_run(Arc::new(deployment), folder.path()).await;
+    assert_good(&report, folder);
+}
+
+/// The same of several processes of each service, on Kafka and PostgreSQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_promised_holds_whatever_happens_to_any_part_of_a_cluster() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = ClusteredOptions {
+        clock: true,
+        ..ClusteredOptions::default()
+    };
+    let deployment = Clustered::start(options).await.expect("a cluster");
     let report = short_run(Arc::new(deployment), folder.path()).await;
     assert_good(&report, folder);
 }
