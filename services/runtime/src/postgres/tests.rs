@@ -80,6 +80,15 @@ async fn expect_recovery(database: &Database, connections: usize) {
     assert!(database.is_available());
 }
 
+/// Waits until as many connections are back in the pool.
+async fn expect_idle(database: &Database, connections: usize) {
+    let deadline = Instant::now() + DEADLINE;
+    while database.inner.pool.num_idle() < connections {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_server_makes_calls_fail_in_time_and_the_pool_recovers() {
     let server = Server::start(PostgresOptions::fast()).unwrap();
@@ -171,7 +180,7 @@ async fn a_network_that_swallows_everything_costs_a_bounded_time() {
     let database = Database::connect(&config(url, 3)).await.unwrap();
     for _ in 0..3 {
         expect_recovery(&database, 3).await;
-        // All three are cut; some of them may be on their way back into the pool.
+        expect_idle(&database, 3).await;
         network.cut();
         let start = Instant::now();
         expect_recovery(&database, 3).await;
@@ -185,6 +194,7 @@ async fn a_connection_that_went_dead_while_idle_costs_no_call() {
     let url = format!("postgres://test@{}/postgres", network.address);
     let database = Database::connect(&config(url, 1)).await.unwrap();
     let before = backend(&database).await.unwrap();
+    expect_idle(&database, 1).await;
     network.cut();
     tokio::time::sleep(TRUSTED_IDLE + Duration::from_millis(100)).await;
     let after = backend(&database).await.unwrap();
@@ -192,10 +202,24 @@ async fn a_connection_that_went_dead_while_idle_costs_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_goes_dead_on_its_way_back_frees_its_place() {
+    let network = Network::to(([127, 0, 0, 1], SERVER.port()).into()).await;
+    let url = format!("postgres://test@{}/postgres", network.address);
+    let database = Database::connect(&config(url, 1)).await.unwrap();
+    for _ in 0..3 {
+        expect_recovery(&database, 1).await;
+        let connection = database.inner.pool.acquire().await.unwrap();
+        network.cut();
+        Lease::of(connection).give_back(CALL_TIMEOUT);
+    }
+    expect_recovery(&database, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_is_dropped_leaves_no_connection_in_use() {
     let database = Database::connect(&config(fresh(), 1)).await.unwrap();
     for _ in 0..5 {
-        let slow = run(&database, "SELECT pg_sleep(0.4)");
+        let slow = run(&database, "SELECT pg_sleep(60)");
         let dropped = tokio::time::timeout(Duration::from_millis(20), slow).await;
         assert!(dropped.is_err());
         // It does not wait for the answer of the one before.

@@ -140,7 +140,8 @@ pub(crate) async fn each_value_of_a_conversation_rises_by_itself(fixture: &mut i
         (1, 8, -6, 1),
         (2, 2, 7, 2),
         (3, 3, 3, 6),
-        (9, 8, 7, 6),
+        (10, 4, 4, 4),
+        (10, 8, 7, 6),
         (0, 0, i64::MIN, 0),
     ] {
         let mut given = talk.batch(0, &[]);
