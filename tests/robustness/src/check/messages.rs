@@ -37,7 +37,7 @@ fn judge_truth(world: &World<'_>, conversation: No, contents: &[u32], verdict: &
         if content.time_unix_ms < time {
             verdict.add(Wrong::Reordered, || {
                 format!(
-                    "conversation {conversation}: the time of {:?} is before that of the message before it",
+                    "conversation {conversation}: the time of {:?} is before that of the one before",
                     content.at
                 )
             });
@@ -214,8 +214,8 @@ pub(super) fn judge_views(world: &World<'_>, records: &[Record], verdict: &mut V
                 .position(|(one, other)| one != other);
             verdict.add(Wrong::Diverged, || {
                 format!(
-                    "conversation {conversation}: {reader:?} of user {user}, device {device:?}, has {} of {} \
-                     messages; the first difference is at {place:?}",
+                    "conversation {conversation}: {reader:?} of user {user}, device {device:?}, has {} of \
+                     {} messages; the first difference is at {place:?}",
                     contents.len(),
                     truth.len()
                 )
@@ -228,7 +228,7 @@ pub(super) fn judge_views(world: &World<'_>, records: &[Record], verdict: &mut V
     let mut missing = |reader, user, device, conversation| {
         if !read.contains(&(reader, user, device, conversation)) {
             verdict.add(Wrong::Unsettled, || {
-                format!("conversation {conversation} was not read by {reader:?} of user {user}, device {device:?}")
+                format!("{reader:?} of user {user}, device {device:?}, has not read {conversation}")
             });
         }
     };

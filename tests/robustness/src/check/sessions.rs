@@ -121,7 +121,7 @@ fn got(
         .is_some_and(is_member)
     {
         verdict.add(Wrong::Phantom, || {
-            format!("device {device}: got a message of conversation {conversation}, which is not its own")
+            format!("device {device}: got a message of {conversation}, which is not its own")
         });
     }
     let keeps = world.devices.get(&device).map(|device| device.keeps);
@@ -209,7 +209,7 @@ fn judge_ends(world: &World<'_>, runs: &HashMap<(No, u32), Run>, verdict: &mut V
             };
             if place.is_some_and(|place| place != head.0) {
                 verdict.add(Wrong::Diverged, || {
-                    format!("device {device}: its session got to {place:?} of {head:?} in conversation {conversation}")
+                    format!("device {device}: got to {place:?} of {head:?} in conversation {conversation}")
                 });
             }
             // The row that it shows; an app with a cache shows the one in it.
@@ -220,7 +220,7 @@ fn judge_ends(world: &World<'_>, runs: &HashMap<(No, u32), Run>, verdict: &mut V
             let is_shown = row.is_some_and(|row| row.last == head);
             if seen.keeps != Keeps::Cache && head != Mark::default() && !is_shown {
                 verdict.add(Wrong::UnreadWrong, || {
-                    format!("device {device}: conversation {conversation} ends at {head:?}, its row is {row:?}")
+                    format!("device {device}: {conversation} ends at {head:?}, its row is {row:?}")
                 });
             }
         }
