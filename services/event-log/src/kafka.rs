@@ -45,7 +45,7 @@ mod reader;
 mod topics;
 
 pub use config::{GroupProtocol, KafkaConfig, PROPERTIES, Properties, TopicConfig};
-use producer::Producer;
+use producer::{Producer, Times};
 
 /// Why a log cannot be opened. [`OpenError::is_away`] says whether trying again can help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -156,6 +156,8 @@ struct Running {
 struct Place {
     name: String,
     identity: TopicIdentity,
+    /// Of the topic's producer, the lane of the first partition.
+    lane: usize,
 }
 
 /// What the log, its members and its readers share.
@@ -184,16 +186,25 @@ impl Shared {
         self.topics.get(&topic).ok_or_else(missing)
     }
 
-    /// By the topic and not by [`Urgency`]: records of one key must not overtake each other.
     fn producer(&self, topic: Topic) -> &Producer {
-        match topic {
-            Topic::Messages | Topic::Fanout | Topic::Users => &self.prompt,
-            Topic::Inbox | Topic::Offline => &self.derived,
+        if is_derived(topic) {
+            &self.derived
+        } else {
+            &self.prompt
         }
     }
 
     fn producers(&self) -> impl Iterator<Item = &Producer> {
         [&self.prompt, &self.derived].into_iter()
+    }
+}
+
+/// Which producer a topic has. By the topic and not by [`Urgency`]: records of one key must not overtake each
+/// other.
+const fn is_derived(topic: Topic) -> bool {
+    match topic {
+        Topic::Messages | Topic::Fanout | Topic::Users => false,
+        Topic::Inbox | Topic::Offline => true,
     }
 }
 
@@ -203,12 +214,24 @@ impl KafkaLog {
     /// [`request_timeout_ms`](KafkaConfig::request_timeout_ms).
     pub async fn open(config: KafkaConfig) -> Result<Arc<Self>, OpenError> {
         config.check()?;
-        let topics = topics::open(&config).await?;
-        let make = |linger_ms| {
-            Producer::new(config.producer(linger_ms), config.message_timeout())
-                .map_err(topics::client_error)
+        let mut topics = topics::open(&config).await?;
+        let mut make = |derived, linger_ms| {
+            let mut lanes = 0;
+            let own = topics
+                .iter_mut()
+                .filter(|(topic, _)| is_derived(**topic) == derived);
+            for place in own.map(|(_, place)| place) {
+                place.lane = lanes;
+                lanes += place.identity.partitions as usize;
+            }
+            let times = Times {
+                append: config.message_timeout(),
+                request: config.request_timeout(),
+            };
+            Producer::new(config.producer(linger_ms), times, lanes).map_err(topics::client_error)
         };
-        let (prompt, derived) = (make(config.linger_ms)?, make(config.derived_linger_ms)?);
+        let prompt = make(false, config.linger_ms)?;
+        let derived = make(true, config.derived_linger_ms)?;
         let client = client(&config)?;
         Producer::warm_up().await;
         let shared = Arc::new(Shared {
@@ -306,11 +329,11 @@ impl EventLog for KafkaLog {
         if is_too_large(&record) {
             return done(Err(AppendError::TooLarge));
         }
-        let partition = partitioner::partition_of(&record.key, place.identity.partitions);
-        let partition = i32::try_from(partition).unwrap_or(0);
-        self.shared
-            .producer(topic)
-            .append(&place.name, partition, &record, done);
+        let number = partitioner::partition_of(&record.key, place.identity.partitions);
+        let partition = i32::try_from(number).unwrap_or(0);
+        let lane = place.lane + number as usize;
+        let producer = self.shared.producer(topic);
+        producer.append(&place.name, (partition, lane), &record, done);
     }
 
     async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {

@@ -75,8 +75,8 @@ pub struct KafkaConfig {
     /// How the members of a group share partitions.
     #[serde(default)]
     pub group_protocol: GroupProtocol,
-    /// How long an append is tried. Below the time that a sender waits for its answer (10 s), with room for
-    /// the answer's way back: a sender is to learn what is known instead of giving up.
+    /// How long an append may take; then it is answered as unknown. Below the time that a sender waits for
+    /// its answer (10 s), with room for the answer's way back: a sender is to be told instead of giving up.
     #[serde(default = "message_timeout_ms")]
     pub message_timeout_ms: u32,
     /// How long a broker may take to answer a request. Some of them fit into an append's time, so that one
@@ -372,7 +372,8 @@ impl KafkaConfig {
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("linger.ms", linger_ms.to_string())
-            .set("message.timeout.ms", self.message_timeout_ms.to_string())
+            // Never: see `producer`, which keeps the time.
+            .set("message.timeout.ms", "0")
             .set("request.timeout.ms", self.request_timeout_ms.to_string())
             .set("message.max.bytes", BATCH_BYTES_MAX.to_string())
             .set("queue.buffering.max.messages", self.queue_max.to_string())
