@@ -1,15 +1,17 @@
 //! The log on Apache Kafka.
 //!
 //! A record is confirmed when all in-sync copies of its partition have it, at least
-//! `min.insync.replicas` of them: replicated, not synced to a disk. So a cluster that keeps only one copy,
-//! or lets a broker without all records lead, is refused unless the configuration says `dev`.
+//! `min.insync.replicas` of them: replicated, not synced to a disk. So a cluster that keeps only
+//! one copy, or lets a broker without all records lead, is refused unless the configuration says
+//! `dev`.
 //!
-//! * Appends go through idempotent producers (`producer`): a retry makes no second record, and records of a
-//!   key keep their order. Where a record goes is decided here, by the same hash everywhere.
-//! * A membership is a consumer of its own with a thread (`member`), a reader empties the queue of its
-//!   partition (`reader`).
-//! * `topics` makes the topics and checks everything when the log is opened; `health` asks every second whether
-//!   the cluster is still there.
+//! * Appends go through idempotent producers (`producer`): a retry makes no second record, and
+//!   records of a key keep their order. Where a record goes is decided here, by the same hash
+//!   everywhere.
+//! * A membership is a consumer of its own with a thread (`member`), a reader empties the queue of
+//!   its partition (`reader`).
+//! * `topics` makes the topics and checks everything when the log is opened; `health` asks every
+//!   second whether the cluster is still there.
 //!
 //! Needs brokers of Kafka 4.0 or newer, or older ones with [`GroupProtocol::Classic`].
 
@@ -53,8 +55,8 @@ pub enum OpenError {
     /// The brokers do not answer, or not all that is needed is there yet.
     #[error("the log is away: {0}")]
     Away(String),
-    /// There are too few brokers for the copies that are wanted. Others may still come: whether a cluster is
-    /// small or starting is not to be seen from outside.
+    /// There are too few brokers for the copies that are wanted. Others may still come: whether a
+    /// cluster is small or starting is not to be seen from outside.
     #[error("the log has {has} brokers, and replication_factor needs {wanted}")]
     NotEnoughBrokers {
         /// Brokers that are there.
@@ -199,8 +201,8 @@ impl Shared {
     }
 }
 
-/// Which producer a topic has. By the topic and not by [`Urgency`]: records of one key must not overtake each
-/// other.
+/// Which producer a topic has. By the topic and not by [`Urgency`]: records of one key must not
+/// overtake each other.
 const fn is_derived(topic: Topic) -> bool {
     match topic {
         Topic::Messages | Topic::Fanout | Topic::Users => false,
@@ -266,8 +268,9 @@ impl KafkaLog {
         *self.shared.connected.borrow()
     }
 
-    /// Waits for what was appended, up to [`close_timeout_ms`](KafkaConfig::close_timeout_ms), leaves all
-    /// groups, and answers [`AppendError::Closed`] and [`LogError::Closed`] from then on.
+    /// Waits for what was appended, up to [`close_timeout_ms`](KafkaConfig::close_timeout_ms),
+    /// leaves all groups, and answers [`AppendError::Closed`] and [`LogError::Closed`] from then
+    /// on.
     pub async fn close(&self) {
         let running = std::mem::take(&mut *self.running.lock());
         let shared = self.shared.clone();
@@ -373,8 +376,8 @@ impl ClientContext for Quiet {
     }
 }
 
-/// What librdkafka logs is about single connections, again and again while brokers are away; that they are is
-/// said once, by `health`.
+/// What librdkafka logs is about single connections, again and again while brokers are away; that
+/// they are is said once, by `health`.
 fn quiet_log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     tracing::debug!(?level, facility, message, "librdkafka");
 }

@@ -1,9 +1,9 @@
 //! A place in a group: a consumer of librdkafka with a thread of its own, which hands partitions to
 //! readers and takes them back.
 //!
-//! Each partition has its own queue in librdkafka, which its reader empties by itself. A queue that is
-//! full is not fetched for, whatever the other partitions do; so a slow reader holds bounded memory and
-//! nobody up. The thread itself only serves what concerns the group.
+//! Each partition has its own queue in librdkafka, which its reader empties by itself. A queue that
+//! is full is not fetched for, whatever the other partitions do; so a slow reader holds bounded
+//! memory and nobody up. The thread itself only serves what concerns the group.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +36,8 @@ use crate::{LogError, Membership, PartitionReader, Topic};
 const POLL: Duration = Duration::from_millis(50);
 /// The same while readers are told to let go: the group waits for them.
 const POLL_REVOKING: Duration = Duration::from_millis(2);
-/// How long leaving the group waits for readers that are asking something: longer than a request's time.
+/// How long leaving the group waits for readers that are asking something: longer than a request's
+/// time.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) type Consumer = BaseConsumer<Group>;
@@ -241,11 +242,10 @@ impl Worker {
                     *self.inner.failure.lock() = Some(code.to_string());
                     break;
                 }
-                // Brokers that do not answer are noticed elsewhere; what concerns a partition comes to
-                // its reader.
+                // Brokers that do not answer are noticed elsewhere; what concerns a partition comes
+                // to its reader.
                 Some(Err(error)) => tracing::debug!(%error, "a consumer reports"),
-                // Before its partition had a queue of its own: it is fetched again, because each reader
-                // seeks before it reads.
+                // No record comes here: each partition has its own queue before it is assigned.
                 Some(Ok(_)) | None => {}
             }
             self.check_revoking();
@@ -304,8 +304,8 @@ impl Worker {
     /// Where each partition is to be read from, and what the group has committed of it.
     ///
     /// librdkafka is told an offset and never *the first* or *the last* one, which it asks for by
-    /// itself: an answer to that which comes after a reader has moved makes it ask again and jump to
-    /// what is answered then, past all records in between.
+    /// itself: an answer to that which comes after a reader has moved makes it ask again and jump
+    /// to what is answered then, past all records in between.
     fn begins(&self, partitions: &[i32]) -> KafkaResult<Vec<(i32, u64, u64)>> {
         let timeout = self.inner.shared.config.request_timeout();
         let topic = &self.inner.topic_name;
@@ -333,8 +333,8 @@ impl Worker {
         Ok(begins)
     }
 
-    /// Also when the group has given them to others already, because it has not heard of this member: a reader of
-    /// this process must know before another one is made.
+    /// Also when the group has given them to others already, because it has not heard of this
+    /// member: a reader of this process must know before another one is made.
     fn revoke(&mut self, partitions: Vec<i32>) {
         let mut slots = Vec::new();
         self.slots.retain(|slot| {
@@ -399,8 +399,8 @@ impl Worker {
         }
     }
 
-    /// Tells all readers, waits for them, and leaves the group, so that others need not wait for the
-    /// session's end.
+    /// Tells all readers, waits for them, and leaves the group, so that others need not wait for
+    /// the session's end.
     fn leave(mut self) {
         let closed = self.inner.shared.is_closed();
         let mut slots = std::mem::take(&mut self.slots);
@@ -432,7 +432,8 @@ impl Worker {
         }
         self.inner.consumer.lock().take();
         self.inner.news.notify_one();
-        // Whoever still asks something has the consumer, too; the last one leaves the group when it drops it.
+        // Whoever still asks something has the consumer, too; the last one leaves the group when it
+        // drops it.
         let deadline = Instant::now() + LEAVE_DEADLINE;
         while Arc::strong_count(&self.consumer) > 1 && Instant::now() < deadline {
             thread::sleep(POLL_REVOKING);

@@ -4,17 +4,18 @@
 //! when it retries: the brokers check the numbers of its records. All records of a topic go through
 //! one producer, because two know nothing of each other.
 //!
-//! That holds only for as long as librdkafka gives no record up by itself: then it begins a new epoch
-//! and numbers again what it has, also records that are in the log already and whose answer was lost.
-//! So its own time-out is off, and the time of an append is kept here, in a [`Lane`] for each
-//! partition: when it is over the append is answered as unknown, but its record stays where it is
-//! and comes into the log in its place, once, when the brokers are back. Until then the partition
-//! refuses more, which could only wait behind it.
+//! That holds only for as long as librdkafka gives no record up by itself: then it begins a new
+//! epoch and numbers again what it has, also records that are in the log already and whose answer
+//! was lost. So its own time-out is off, and the time of an append is kept here, in a [`Lane`] for
+//! each partition: when it is over the append is answered as unknown, but its record stays where it
+//! is and comes into the log in its place, once, when the brokers are back. Until then the
+//! partition refuses more, which could only wait behind it.
 //!
-//! A producer that fails for good (a broker has lost its numbers) is replaced. The new one starts when
-//! the old one has reported every record that it had; appends are refused until then, so order is kept
-//! among all that are confirmed. A record that the old one reported as unknown may, in theory, still
-//! lie unread in a connection; its number is the old producer's, so it could come later.
+//! A producer that fails for good (a broker has lost its numbers) is replaced. The new one starts
+//! when the old one has reported every record that it had; appends are refused until then, so order
+//! is kept among all that are confirmed. A record that the old one reported as unknown may, in
+//! theory, still lie unread in a connection; its number is the old producer's, so it could come
+//! later.
 
 use std::{
     collections::VecDeque,
@@ -39,8 +40,8 @@ use rdkafka::{
 use super::{native, quiet_log};
 use crate::{AppendError, Appended, NewRecord, OnAppended};
 
-/// How long a new producer waits for its number. It asks for it when it is made, when no connection is there
-/// yet, and again half a second later: the first append would wait for that.
+/// How long a new producer waits for its number. It asks for it when it is made, when no connection
+/// is there yet, and again half a second later: the first append would wait for that.
 const WARM_UP: Duration = Duration::from_millis(600);
 /// How often it is looked which appends are overdue, and whether everything was reported.
 const TICK: Duration = Duration::from_millis(50);

@@ -39,7 +39,8 @@ pub(super) struct Slot {
     begin: u64,
     /// What the group has committed: hints never go back.
     committed: AtomicU64,
-    /// Until the partition is given back. Not left to the reader: it holds the consumer, whose end blocks.
+    /// Until the partition is given back. Not left to the reader: it holds the consumer, whose end
+    /// blocks.
     queue: Mutex<Option<PartitionQueue<Group>>>,
     /// For the reader: there is something, or it must let go.
     wake: Notify,

@@ -198,7 +198,7 @@ async fn one_broker_fails(fail: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)
         "{} appends, {failed} failed, {unknown} unknown",
         results.len()
     );
-    // Most were never sent, and that is known.
+    // Once some have waited too long no more are queued behind them, and that is known.
     assert!(failed > 0);
     let all = judge(&log, &results).await;
     let left = |(p, records): (u32, &Vec<_>)| {
@@ -211,27 +211,7 @@ async fn one_broker_fails(fail: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)
                 .min(records.len())
     };
     let left = || (0..).zip(&all).map(left).sum::<usize>();
-    let started = Instant::now();
-    until("reading everything", || {
-        let over = started.elapsed() > Duration::from_secs(50);
-        if over && left() > 0 {
-            let s = seen.lock();
-            for (p, records) in (0u32..).zip(&all) {
-                let got = s.records.get(&p).cloned().unwrap_or_default();
-                eprintln!(
-                    "p{p}: {} of {}, last seen {:?}, last {:?} grows {}",
-                    got.len(),
-                    records.len(),
-                    got.last(),
-                    records.last(),
-                    got.is_sorted_by(|a, b| a.0 < b.0)
-                );
-            }
-            panic!("failures {:?}", s.failures);
-        }
-        left() == 0
-    })
-    .await;
+    until("reading everything", || left() == 0).await;
     log.close().await;
     within("the readers' end", reading).await.unwrap();
     let seen = seen.lock();
