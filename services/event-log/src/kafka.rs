@@ -1,15 +1,17 @@
 //! The log on Apache Kafka.
 //!
 //! A record is confirmed when all in-sync copies of its partition have it, at least
-//! `min.insync.replicas` of them: replicated, not synced to a disk. So a cluster that keeps only one copy,
-//! or lets a broker without all records lead, is refused unless the configuration says `dev`.
+//! `min.insync.replicas` of them: replicated, not synced to a disk. So a cluster that keeps only
+//! one copy, or lets a broker without all records lead, is refused unless the configuration says
+//! `dev`.
 //!
-//! * Appends go through idempotent producers (`producer`): a retry makes no second record, and records of a
-//!   key keep their order. Where a record goes is decided here, by the same hash everywhere.
-//! * A membership is a consumer of its own with a thread (`member`), a reader empties the queue of its
-//!   partition (`reader`).
-//! * `topics` makes the topics and checks everything when the log is opened; `health` asks every second whether
-//!   the cluster is still there.
+//! * Appends go through idempotent producers (`producer`): a retry makes no second record, and
+//!   records of a key keep their order. Where a record goes is decided here, by the same hash
+//!   everywhere.
+//! * A membership is a consumer of its own with a thread (`member`), a reader empties the queue of
+//!   its partition (`reader`).
+//! * `topics` makes the topics and checks everything when the log is opened; `health` asks every
+//!   second whether the cluster is still there.
 //!
 //! Needs brokers of Kafka 4.0 or newer, or older ones with [`GroupProtocol::Classic`].
 
@@ -46,7 +48,7 @@ mod reader;
 mod topics;
 
 pub use config::{GroupProtocol, KafkaConfig, PROPERTIES, Properties, TopicConfig};
-use producer::Producer;
+use producer::{Producer, Times};
 
 /// Why a log cannot be opened. [`OpenError::is_away`] says whether trying again can help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,8 +56,8 @@ pub enum OpenError {
     /// The brokers do not answer, or not all that is needed is there yet.
     #[error("the log is away: {0}")]
     Away(String),
-    /// There are too few brokers for the copies that are wanted. Others may still come: whether a cluster is
-    /// small or starting is not to be seen from outside.
+    /// There are too few brokers for the copies that are wanted. Others may still come: whether a
+    /// cluster is small or starting is not to be seen from outside.
     #[error("the log has {has} brokers, and replication_factor needs {wanted}")]
     NotEnoughBrokers {
         /// Brokers that are there.
@@ -157,6 +159,8 @@ struct Running {
 struct Place {
     name: String,
     identity: TopicIdentity,
+    /// Of the topic's producer, the lane of the first partition.
+    lane: usize,
 }
 
 /// What the log, its members and its readers share.
@@ -185,16 +189,25 @@ impl Shared {
         self.topics.get(&topic).ok_or_else(missing)
     }
 
-    /// By the topic and not by [`Urgency`]: records of one key must not overtake each other.
     fn producer(&self, topic: Topic) -> &Producer {
-        match topic {
-            Topic::Messages | Topic::Fanout | Topic::Users => &self.prompt,
-            Topic::Inbox | Topic::Offline => &self.derived,
+        if is_derived(topic) {
+            &self.derived
+        } else {
+            &self.prompt
         }
     }
 
     fn producers(&self) -> impl Iterator<Item = &Producer> {
         [&self.prompt, &self.derived].into_iter()
+    }
+}
+
+/// Which producer a topic has. By the topic and not by [`Urgency`]: records of one key must not
+/// overtake each other.
+const fn is_derived(topic: Topic) -> bool {
+    match topic {
+        Topic::Messages | Topic::Fanout | Topic::Users => false,
+        Topic::Inbox | Topic::Offline => true,
     }
 }
 
@@ -204,12 +217,24 @@ impl KafkaLog {
     /// [`request_timeout_ms`](KafkaConfig::request_timeout_ms).
     pub async fn open(config: KafkaConfig) -> Result<Arc<Self>, OpenError> {
         config.check()?;
-        let topics = topics::open(&config).await?;
-        let make = |linger_ms| {
-            Producer::new(config.producer(linger_ms), config.message_timeout())
-                .map_err(topics::client_error)
+        let mut topics = topics::open(&config).await?;
+        let mut make = |derived, linger_ms| {
+            let mut lanes = 0;
+            let own = topics
+                .iter_mut()
+                .filter(|(topic, _)| is_derived(**topic) == derived);
+            for place in own.map(|(_, place)| place) {
+                place.lane = lanes;
+                lanes += place.identity.partitions as usize;
+            }
+            let times = Times {
+                append: config.message_timeout(),
+                request: config.request_timeout(),
+            };
+            Producer::new(config.producer(linger_ms), times, lanes).map_err(topics::client_error)
         };
-        let (prompt, derived) = (make(config.linger_ms)?, make(config.derived_linger_ms)?);
+        let prompt = make(false, config.linger_ms)?;
+        let derived = make(true, config.derived_linger_ms)?;
         let client = client(&config)?;
         Producer::warm_up().await;
         let shared = Arc::new(Shared {
@@ -244,8 +269,9 @@ impl KafkaLog {
         *self.shared.connected.borrow()
     }
 
-    /// Waits for what was appended, up to [`close_timeout_ms`](KafkaConfig::close_timeout_ms), leaves all
-    /// groups, and answers [`AppendError::Closed`] and [`LogError::Closed`] from then on.
+    /// Waits for what was appended, up to [`close_timeout_ms`](KafkaConfig::close_timeout_ms),
+    /// leaves all groups, and answers [`AppendError::Closed`] and [`LogError::Closed`] from then
+    /// on.
     pub async fn close(&self) {
         let running = std::mem::take(&mut *self.running.lock());
         let shared = self.shared.clone();
@@ -307,11 +333,11 @@ impl EventLog for KafkaLog {
         if is_too_large(&record) {
             return done(Err(AppendError::TooLarge));
         }
-        let partition = partitioner::partition_of(&record.key, place.identity.partitions);
-        let partition = i32::try_from(partition).unwrap_or(0);
-        self.shared
-            .producer(topic)
-            .append(&place.name, partition, &record, done);
+        let number = partitioner::partition_of(&record.key, place.identity.partitions);
+        let partition = i32::try_from(number).unwrap_or(0);
+        let lane = place.lane + number as usize;
+        let producer = self.shared.producer(topic);
+        producer.append(&place.name, (partition, lane), &record, done);
     }
 
     async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
@@ -363,8 +389,8 @@ impl ClientContext for Quiet {
     }
 }
 
-/// What librdkafka logs is about single connections, again and again while brokers are away; that they are is
-/// said once, by `health`.
+/// What librdkafka logs is about single connections, again and again while brokers are away; that
+/// they are is said once, by `health`.
 fn quiet_log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     tracing::debug!(?level, facility, message, "librdkafka");
 }

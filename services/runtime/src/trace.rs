@@ -13,7 +13,10 @@ const PARTS: [usize; 4] = [2, 32, 16, 2];
 /// The context, if it is one of version 00. Anything else is as good as none.
 pub fn parse(traceparent: &str) -> Option<Bytes> {
     let mut parts = traceparent.split('-');
-    let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let is_hex = |part: &str| {
+        part.bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
     for length in PARTS {
         let part = parts.next()?;
         if part.len() != length || !is_hex(part) {
@@ -49,7 +52,10 @@ mod tests {
     fn only_a_whole_context_is_passed_on() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(parse(good).as_deref(), Some(good.as_bytes()));
-        assert_eq!(of_headers(&headers(parse(good))).as_deref(), Some(good.as_bytes()));
+        assert_eq!(
+            of_headers(&headers(parse(good))).as_deref(),
+            Some(good.as_bytes())
+        );
         for bad in [
             "",
             "00",

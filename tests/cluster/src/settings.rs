@@ -220,12 +220,9 @@ impl<'a> Places<'a> {
             Service::Messaging => self.messaging_settings(node, &mut toml)?,
             Service::Profile => {
                 let key = self.folder.join(USER_KEY);
-                write!(toml, "[profile]\n")?;
                 if self.options.relaxed {
-                    write!(toml, "registrations_burst = 1000000\n")?;
-                }
-                // Tables last: what follows a table belongs to it.
-                if self.options.relaxed {
+                    // Tables last: what follows a table belongs to it.
+                    writeln!(toml, "[profile]\nregistrations_burst = 1000000")?;
                     write!(
                         toml,
                         "[profile.argon2]\nmemory_kib = 8\npasses = 1\nlanes = 1\n"

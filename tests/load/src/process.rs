@@ -44,7 +44,9 @@ pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
 pub(crate) fn cpu_seconds_with_children(pid: u32) -> Option<f64> {
     let own = cpu_seconds(pid)?;
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    let children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
     Some(own + children.filter_map(cpu_seconds_with_children).sum::<f64>())
 }
 

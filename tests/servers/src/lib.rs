@@ -1,8 +1,9 @@
-//! Real servers for tests, for the local cluster, and for whoever wants to see them run: Apache Kafka
-//! and PostgreSQL, each as child processes on free ports, with their data in a temporary folder.
+//! Real servers for tests, for the local cluster, and for whoever wants to see them run: Apache
+//! Kafka and PostgreSQL, each as child processes on free ports, with their data in a temporary
+//! folder.
 //!
-//! A crate of its own because the tests of the adapters need it and must not depend on the services.
-//! Blocking on purpose: what starts a server has nothing else to do meanwhile.
+//! A crate of its own because the tests of the adapters need it and must not depend on the
+//! services. Blocking on purpose: what starts a server has nothing else to do meanwhile.
 
 pub mod kafka;
 mod ports;

@@ -12,10 +12,11 @@ use anyhow::{Context, Result};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
-/// Starts the server, says its pid, and waits for whichever comes first: the server's end, or the end of its
-/// own input, which is a pipe from this process. The kernel closes that even after SIGKILL of this process;
-/// then the server is killed, and the folder `$1` removed unless it is empty. A signal on the parent's death
-/// would not do: it is sent when the thread that started the server ends.
+/// Starts the server, says its pid, and waits for whichever comes first: the server's end, or the
+/// end of its own input, which is a pipe from this process. The kernel closes that even after
+/// SIGKILL of this process; then the server is killed, and the folder `$1` removed unless it is
+/// empty. A signal on the parent's death would not do: it is sent when the thread that started the
+/// server ends.
 const SUPERVISOR: &str = r#"
 temporary=$1; shift
 exec 3<&0
@@ -41,8 +42,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Runs `program` in `folder`; what it prints is added to the file `log`. The folder `temporary` is removed
-    /// if this process ends without ending the server.
+    /// Runs `program` in `folder`; what it prints is added to the file `log`. The folder
+    /// `temporary` is removed if this process ends without ending the server.
     pub fn start(
         program: &str,
         arguments: &[String],

@@ -16,8 +16,8 @@ pub(super) const TOPIC_BYTES_MAX: usize = 1_048_588;
 const _: () = assert!(PAYLOAD_BYTES_MAX + KEY_AND_HEADERS_BYTES_MAX < BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < TOPIC_BYTES_MAX);
 
-/// The longest that a broker keeps a fetch that finds nothing. A fetch that finds something is answered
-/// at once; but a reader that has moved waits for the fetch under way, so it is short.
+/// The longest that a broker keeps a fetch that finds nothing. A fetch that finds something is
+/// answered at once; but a reader that has moved waits for the fetch under way, so it is short.
 const FETCH_WAIT: Duration = Duration::from_millis(100);
 /// What a fetch brings at most, in bytes.
 const FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -25,8 +25,8 @@ const FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const FETCH_BACKOFF: Duration = Duration::from_millis(5);
 /// Records that a partition's buffer has before fetching pauses; its bytes count as well.
 const BUFFERED_RECORDS: usize = 10_000;
-/// How soon a lost connection is tried again, at first and at last: librdkafka's ten seconds at last
-/// would be most of the time that a sender waits.
+/// How soon a lost connection is tried again, at first and at last: librdkafka's ten seconds at
+/// last would be most of the time that a sender waits.
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
 /// How soon it is asked again who leads a partition whose leader is gone.
@@ -34,7 +34,8 @@ const LEADER_REFRESH: Duration = Duration::from_millis(100);
 /// How often the hints of readers are sent.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What [`KafkaConfig::properties`] may set: how to be let in, and nothing that decides about records.
+/// What [`KafkaConfig::properties`] may set: how to be let in, and nothing that decides about
+/// records.
 pub const PROPERTIES: &[&str] = &[
     "security.protocol",
     "sasl.mechanism",
@@ -56,7 +57,8 @@ pub struct KafkaConfig {
     /// What brokers call this process in their logs and quotas.
     #[serde(default = "client_id")]
     pub client_id: String,
-    /// Allows clusters and topics that can lose records that were confirmed, such as a single broker.
+    /// Allows clusters and topics that can lose records that were confirmed, such as a single
+    /// broker.
     #[serde(default)]
     pub dev: bool,
     /// Put before the names of topics and groups: several logs in one cluster.
@@ -65,8 +67,8 @@ pub struct KafkaConfig {
     /// Copies of each partition, of topics that are made. Below 2 for `dev` only.
     #[serde(default = "replication_factor")]
     pub replication_factor: u16,
-    /// Copies that must have a record before it is confirmed, of topics that are made. Below 2 for `dev` only;
-    /// one below the factor lets one broker fail.
+    /// Copies that must have a record before it is confirmed, of topics that are made. Below 2 for
+    /// `dev` only; one below the factor lets one broker fail.
     #[serde(default = "min_insync_replicas")]
     pub min_insync_replicas: u16,
     /// The topics. From a file: all of them, with what the file says about some.
@@ -75,17 +77,18 @@ pub struct KafkaConfig {
     /// How the members of a group share partitions.
     #[serde(default)]
     pub group_protocol: GroupProtocol,
-    /// How long an append is tried. Below the time that a sender waits for its answer (10 s), with room for
-    /// the answer's way back: a sender is to learn what is known instead of giving up.
+    /// How long an append may take; then it is answered as unknown. Below the time that a sender
+    /// waits for its answer (10 s), with room for the answer's way back: a sender is to be told
+    /// instead of giving up.
     #[serde(default = "message_timeout_ms")]
     pub message_timeout_ms: u32,
-    /// How long a broker may take to answer a request. Some of them fit into an append's time, so that one
-    /// that was sent to a broker that hangs goes to the next leader in time; and it is longer than
-    /// busy machines take.
+    /// How long a broker may take to answer a request. Some of them fit into an append's time, so
+    /// that one that was sent to a broker that hangs goes to the next leader in time; and it is
+    /// longer than busy machines take.
     #[serde(default = "request_timeout_ms")]
     pub request_timeout_ms: u32,
-    /// How long an append to a topic that somebody waits for may wait for others to share its request.
-    /// Requests cost processor time, records hardly any.
+    /// How long an append to a topic that somebody waits for may wait for others to share its
+    /// request. Requests cost processor time, records hardly any.
     #[serde(default = "linger_ms")]
     pub linger_ms: u32,
     /// The same for topics that are derived from others (`inbox`, `offline`).
@@ -102,9 +105,9 @@ pub struct KafkaConfig {
     /// What is fetched ahead of the reader of one partition; up to one fetch of 1 MiB more.
     #[serde(default = "read_ahead_kib_max")]
     pub read_ahead_kib_max: u32,
-    /// How long a reader may take to see that its partition was taken away. Then it is handed on all the
-    /// same. Longer than any batch takes to be stored, and far below the 5 minutes after which the group
-    /// gives up on this member.
+    /// How long a reader may take to see that its partition was taken away. Then it is handed on
+    /// all the same. Longer than any batch takes to be stored, and far below the 5 minutes after
+    /// which the group gives up on this member.
     #[serde(default = "revoke_wait_ms")]
     pub revoke_wait_ms: u32,
     /// How long closing waits for what was appended.
@@ -166,8 +169,8 @@ pub struct TopicConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupProtocol {
-    /// KIP-848: the brokers decide (4.0 and newer), and their settings say how soon a dead member is
-    /// noticed (`group.consumer.session.timeout.ms`).
+    /// KIP-848: the brokers decide (4.0 and newer), and their settings say how soon a dead member
+    /// is noticed (`group.consumer.session.timeout.ms`).
     #[default]
     Consumer,
     /// The members decide, for older brokers: cooperative-sticky, with a session of 6 seconds.
@@ -236,8 +239,8 @@ const fn close_timeout_ms() -> u32 {
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// 12 partitions can be shared by 2, 3, 4, 6 or 12 processes evenly. Facts about accounts are few, and a new
-/// reader wants old ones.
+/// 12 partitions can be shared by 2, 3, 4, 6 or 12 processes evenly. Facts about accounts are few,
+/// and a new reader wants old ones.
 fn topics() -> BTreeMap<Topic, TopicConfig> {
     let topic = |partitions, days: u64| TopicConfig {
         partitions,
@@ -368,11 +371,13 @@ impl KafkaConfig {
     pub(super) fn producer(&self, linger_ms: u32) -> ClientConfig {
         let mut config = self.client();
         config
-            // All copies that are in sync must have a record, and a retry must not make a second one.
+            // All copies that are in sync must have a record, and a retry must not make a second
+            // one.
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("linger.ms", linger_ms.to_string())
-            .set("message.timeout.ms", self.message_timeout_ms.to_string())
+            // Never: see `producer`, which keeps the time.
+            .set("message.timeout.ms", "0")
             .set("request.timeout.ms", self.request_timeout_ms.to_string())
             .set("message.max.bytes", BATCH_BYTES_MAX.to_string())
             .set("queue.buffering.max.messages", self.queue_max.to_string())

@@ -10,8 +10,8 @@ use rdkafka::{client::Client, error::KafkaError, metadata::MetadataTopic};
 
 use super::{Quiet, Shared};
 
-/// How often brokers are asked. Some requests of a few hundred bytes; it bounds how late a change is
-/// seen.
+/// How often brokers are asked. Some requests of a few hundred bytes; it bounds how late a change
+/// is seen.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Asks until `stop` is dropped. Also replaces producers that have failed for good.

@@ -1,9 +1,9 @@
 //! A place in a group: a consumer of librdkafka with a thread of its own, which hands partitions to
 //! readers and takes them back.
 //!
-//! Each partition has its own queue in librdkafka, which its reader empties by itself. A queue that is
-//! full is not fetched for, whatever the other partitions do; so a slow reader holds bounded memory and
-//! nobody up. The thread itself only serves what concerns the group.
+//! Each partition has its own queue in librdkafka, which its reader empties by itself. A queue that
+//! is full is not fetched for, whatever the other partitions do; so a slow reader holds bounded
+//! memory and nobody up. The thread itself only serves what concerns the group.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +36,8 @@ use crate::{LogError, Membership, PartitionReader, Topic};
 const POLL: Duration = Duration::from_millis(50);
 /// The same while readers are told to let go: the group waits for them.
 const POLL_REVOKING: Duration = Duration::from_millis(2);
-/// How long leaving the group waits for readers that are asking something: longer than a request's time.
+/// How long leaving the group waits for readers that are asking something: longer than a request's
+/// time.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) type Consumer = BaseConsumer<Group>;
@@ -116,11 +117,11 @@ impl Inner {
         list
     }
 
-    /// Each from its end on: readers say where they begin, and until then only what is new is fetched.
+    /// These partitions, where no offset matters.
     fn lists(&self, partitions: &[i32]) -> TopicPartitionList {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
-            let _ = list.add_partition_offset(&self.topic_name, *partition, Offset::End);
+            list.add_partition(&self.topic_name, *partition);
         }
         list
     }
@@ -241,18 +242,25 @@ impl Worker {
                     *self.inner.failure.lock() = Some(code.to_string());
                     break;
                 }
-                // Brokers that do not answer are noticed elsewhere; what concerns a partition comes to
-                // its reader.
+                // Brokers that do not answer are noticed elsewhere; what concerns a partition comes
+                // to its reader.
                 Some(Err(error)) => tracing::debug!(%error, "a consumer reports"),
-                // Before its partition had a queue of its own: it is fetched again, because each reader
-                // seeks before it reads.
+                // No record comes here: each partition has its own queue before it is assigned.
                 Some(Ok(_)) | None => {}
             }
             self.check_revoking();
             while self.revoking.is_none() {
                 let change = self.consumer.context().changes.lock().pop_front();
                 match change {
-                    Some(Change::Assign(partitions)) => self.assign(&partitions),
+                    Some(Change::Assign(partitions)) => {
+                        if let Err(error) = self.assign(&partitions) {
+                            // The group waits; it cannot say more before this is done.
+                            tracing::debug!(%error, "partitions cannot be read yet");
+                            let mut changes = self.consumer.context().changes.lock();
+                            changes.push_front(Change::Assign(partitions));
+                            break;
+                        }
+                    }
                     Some(Change::Revoke(partitions)) => self.revoke(partitions),
                     None => break,
                 }
@@ -262,13 +270,16 @@ impl Worker {
         self.leave();
     }
 
-    fn assign(&mut self, partitions: &[i32]) {
+    fn assign(&mut self, partitions: &[i32]) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
         let mut slots = Vec::new();
-        for partition in partitions {
-            let slot = Arc::new(Slot::new(*partition));
+        for (partition, begin, committed) in self.begins(partitions)? {
+            let offset = i64::try_from(begin).unwrap_or(i64::MAX);
+            list.add_partition_offset(&self.inner.topic_name, partition, Offset::Offset(offset))?;
+            let slot = Arc::new(Slot::new(partition, begin, committed));
             let queue = self
                 .consumer
-                .split_partition_queue(&self.inner.topic_name, *partition);
+                .split_partition_queue(&self.inner.topic_name, partition);
             if let Some(mut queue) = queue {
                 let reader = Arc::downgrade(&slot);
                 queue.set_nonempty_callback(move || {
@@ -282,15 +293,48 @@ impl Worker {
         }
         {
             let _assigning = self.inner.assigning.lock();
-            answer(&self.consumer, true, &self.inner.lists(partitions));
+            answer(&self.consumer, true, &list);
         }
         self.slots.extend(slots.iter().cloned());
         self.inner.waiting.lock().extend(slots);
         self.inner.news.notify_one();
+        Ok(())
     }
 
-    /// Also when the group has given them to others already, because it has not heard of this member: a reader of
-    /// this process must know before another one is made.
+    /// Where each partition is to be read from, and what the group has committed of it.
+    ///
+    /// librdkafka is told an offset and never *the first* or *the last* one, which it asks for by
+    /// itself: an answer to that which comes after a reader has moved makes it ask again and jump
+    /// to what is answered then, past all records in between.
+    fn begins(&self, partitions: &[i32]) -> KafkaResult<Vec<(i32, u64, u64)>> {
+        let timeout = self.inner.shared.config.request_timeout();
+        let topic = &self.inner.topic_name;
+        let committed = self
+            .consumer
+            .committed_offsets(self.inner.lists(partitions), timeout)?;
+        let mut begins = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let committed = match committed.find_partition(topic, *partition) {
+                Some(found) => {
+                    found.error()?;
+                    found
+                        .offset()
+                        .to_raw()
+                        .and_then(|offset| u64::try_from(offset).ok())
+                }
+                None => None,
+            };
+            let (first, end) = self.consumer.fetch_watermarks(topic, *partition, timeout)?;
+            let first = u64::try_from(first).unwrap_or(0);
+            let end = u64::try_from(end).unwrap_or(0).max(first);
+            let begin = committed.unwrap_or(first).clamp(first, end);
+            begins.push((*partition, begin, committed.unwrap_or(0)));
+        }
+        Ok(begins)
+    }
+
+    /// Also when the group has given them to others already, because it has not heard of this
+    /// member: a reader of this process must know before another one is made.
     fn revoke(&mut self, partitions: Vec<i32>) {
         let mut slots = Vec::new();
         self.slots.retain(|slot| {
@@ -355,8 +399,8 @@ impl Worker {
         }
     }
 
-    /// Tells all readers, waits for them, and leaves the group, so that others need not wait for the
-    /// session's end.
+    /// Tells all readers, waits for them, and leaves the group, so that others need not wait for
+    /// the session's end.
     fn leave(mut self) {
         let closed = self.inner.shared.is_closed();
         let mut slots = std::mem::take(&mut self.slots);
@@ -388,7 +432,8 @@ impl Worker {
         }
         self.inner.consumer.lock().take();
         self.inner.news.notify_one();
-        // Whoever still asks something has the consumer, too; the last one leaves the group when it drops it.
+        // Whoever still asks something has the consumer, too; the last one leaves the group when it
+        // drops it.
         let deadline = Instant::now() + LEAVE_DEADLINE;
         while Arc::strong_count(&self.consumer) > 1 && Instant::now() < deadline {
             thread::sleep(POLL_REVOKING);

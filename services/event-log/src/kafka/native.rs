@@ -50,9 +50,10 @@ pub(super) fn describe_topics<C: ClientContext>(
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let timeout_ms = i32::try_from(timeout.as_millis()).map_err(|_| invalid)?;
     let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-    // SAFETY: the client outlives the call. The pointers are to strings that live until its end, and their
-    // number is that of the strings; librdkafka copies them. Everything that is made here is checked for
-    // null, and destroyed once, by its `Owned`. The error text may be null if its size is 0.
+    // SAFETY: the client outlives the call. The pointers are to strings that live until its end,
+    // and their number is that of the strings; librdkafka copies them. Everything that is made here
+    // is checked for null, and destroyed once, by its `Owned`. The error text may be null if its
+    // size is 0.
     let event = unsafe {
         let topics =
             sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
@@ -74,15 +75,16 @@ pub(super) fn describe_topics<C: ClientContext>(
             options.pointer(),
             queue.pointer(),
         );
-        // The answer comes within the timeout, at the latest as an error; a little more for its way.
+        // The answer comes within the timeout, at the latest as an error; a little more for its
+        // way.
         let event = sys::rd_kafka_queue_poll(queue.pointer(), timeout_ms.saturating_add(1_000));
         if event.is_null() {
             return Err(RDKafkaErrorCode::OperationTimedOut);
         }
         Owned::new(event, sys::rd_kafka_event_destroy)?
     };
-    // SAFETY: the event is alive until the end of this function. If it is not the answer to the question
-    // above the result is null, which is checked.
+    // SAFETY: the event is alive until the end of this function. If it is not the answer to the
+    // question above the result is null, which is checked.
     let topics = unsafe {
         check(sys::rd_kafka_event_error(event.pointer()))?;
         let result = sys::rd_kafka_event_DescribeTopics_result(event.pointer());
@@ -106,8 +108,8 @@ pub(super) fn describe_topics<C: ClientContext>(
 unsafe fn described(
     topic: *const sys::rd_kafka_TopicDescription_t,
 ) -> Result<Option<Described>, RDKafkaErrorCode> {
-    // SAFETY: the caller says that the description is alive; what it is asked for belongs to it, and
-    // is null or of the length that is told with it. The text of an id belongs to the id.
+    // SAFETY: the caller says that the description is alive; what it is asked for belongs to it,
+    // and is null or of the length that is told with it. The text of an id belongs to the id.
     unsafe {
         let error = sys::rd_kafka_TopicDescription_error(topic);
         if !error.is_null() {
@@ -178,7 +180,8 @@ impl<T> Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: the pointer is from the function that this one belongs to, and is given back only here.
+        // SAFETY: the pointer is from the function that this one belongs to, and is given back only
+        // here.
         unsafe { self.1(self.0.as_ptr()) };
     }
 }

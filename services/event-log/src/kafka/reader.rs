@@ -35,7 +35,12 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 /// A partition that a member has, shared by its reader and the member's thread.
 pub(super) struct Slot {
     pub(super) partition: i32,
-    /// Until the partition is given back. Not left to the reader: it holds the consumer, whose end blocks.
+    /// Where librdkafka begins.
+    begin: u64,
+    /// What the group has committed: hints never go back.
+    committed: AtomicU64,
+    /// Until the partition is given back. Not left to the reader: it holds the consumer, whose end
+    /// blocks.
     queue: Mutex<Option<PartitionQueue<Group>>>,
     /// For the reader: there is something, or it must let go.
     wake: Notify,
@@ -46,9 +51,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(partition: i32) -> Self {
+    pub(super) fn new(partition: i32, begin: u64, committed: u64) -> Self {
         Self {
             partition,
+            begin,
+            committed: AtomicU64::new(committed),
             queue: Mutex::new(None),
             wake: Notify::new(),
             revoked: AtomicBool::new(false),
@@ -102,16 +109,12 @@ pub(super) struct Reader {
     connected: watch::Receiver<bool>,
     /// It was said that the brokers do not answer.
     told_away: bool,
-    /// The offset of the next record to answer, once it is known.
-    position: Option<u64>,
-    /// librdkafka fetches from the position on.
+    /// The offset of the next record to answer.
+    position: u64,
+    /// What is in the queue begins there.
     sought: bool,
     /// To be answered by the next call, after the records before it.
     failure: Option<KafkaError>,
-    /// What the group has committed: hints never go back.
-    committed: AtomicU64,
-    /// The brokers were asked for it.
-    knows_committed: bool,
 }
 
 impl Reader {
@@ -119,13 +122,11 @@ impl Reader {
         Self {
             connected: member.shared.connected(),
             member,
-            slot,
             told_away: false,
-            position: None,
-            sought: false,
+            position: slot.begin,
+            sought: true,
             failure: None,
-            committed: AtomicU64::new(0),
-            knows_committed: false,
+            slot,
         }
     }
 
@@ -187,52 +188,15 @@ impl Reader {
         }
     }
 
-    /// Where the group has committed, if it has.
-    async fn ask_committed(&self) -> Result<Option<u64>, LogError> {
-        let timeout = self.member.shared.config.request_timeout();
-        self.ask(move |member, consumer, partition| {
-            let list = member.list(partition, Offset::Invalid);
-            let list = consumer.committed_offsets(list, timeout)?;
-            let found = list.find_partition(&member.topic_name, partition);
-            let Some(found) = found else { return Ok(None) };
-            found.error()?;
-            match found.offset() {
-                Offset::Offset(offset) => Ok(u64::try_from(offset).ok()),
-                _ => Ok(None),
-            }
-        })
-        .await
-    }
-
-    /// Makes librdkafka fetch from the position on; finds it first if nobody has said it.
+    /// Makes librdkafka fetch from the position on.
     async fn start(&mut self) -> Result<(), LogError> {
-        if !self.knows_committed {
-            match self.ask_committed().await {
-                Ok(committed) => {
-                    self.committed
-                        .fetch_max(committed.unwrap_or(0), Ordering::AcqRel);
-                    self.knows_committed = true;
-                }
-                // Who has a position of its own does not need it.
-                Err(error) if self.position.is_none() => return Err(error),
-                Err(_) => {}
-            }
-        }
-        let position = match self.position {
-            Some(position) => position,
-            None => {
-                let (first, end) = self.ask_range().await?;
-                self.committed.load(Ordering::Acquire).clamp(first, end)
-            }
+        let offset = i64::try_from(self.position).unwrap_or(i64::MAX);
+        let slot = self.slot.clone();
+        let timeout = self.member.shared.config.request_timeout();
+        let sought = move |member: &Inner, consumer: &Consumer, _| {
+            seek(member, consumer, &slot, offset, timeout)
         };
-        self.position = Some(position);
-        let offset = i64::try_from(position).unwrap_or(i64::MAX);
-        let (slot, timeout) = (
-            self.slot.clone(),
-            self.member.shared.config.request_timeout(),
-        );
-        self.ask(move |member, consumer, _| seek(member, consumer, &slot, offset, timeout))
-            .await?;
+        self.ask(sought).await?;
         self.failure = None;
         self.sought = true;
         Ok(())
@@ -250,10 +214,10 @@ impl Reader {
                 Some(Ok(message)) => {
                     let offset = u64::try_from(message.offset()).unwrap_or(0);
                     // From before it has moved.
-                    if self.position.is_some_and(|position| offset < position) {
+                    if offset < self.position {
                         continue;
                     }
-                    self.position = Some(offset + 1);
+                    self.position = offset + 1;
                     records.add(offset, &message);
                 }
                 Some(Err(error)) => {
@@ -277,7 +241,7 @@ impl Reader {
         if !outside {
             return self.failed(&error.to_string());
         }
-        let offset = self.position.unwrap_or(0);
+        let offset = self.position;
         match self.ask_range().await {
             Ok((first, end)) if offset < first || offset > end => {
                 LogError::OutOfRange { offset, first, end }
@@ -362,8 +326,11 @@ impl PartitionReader for Reader {
         if offset < first || offset > end {
             return Err(LogError::OutOfRange { offset, first, end });
         }
+        if offset == self.position && self.sought && self.failure.is_none() {
+            return Ok(());
+        }
         // Should this be cancelled, the next call of `next` goes on from here.
-        self.position = Some(offset);
+        self.position = offset;
         self.sought = false;
         self.start().await
     }
@@ -401,11 +368,8 @@ impl PartitionReader for Reader {
             return;
         }
         // Who follows another log may claim anything.
-        let Some(position) = self.position else {
-            return;
-        };
-        let offset = offset.min(position);
-        if self.committed.fetch_max(offset, Ordering::AcqRel) >= offset {
+        let offset = offset.min(self.position);
+        if self.slot.committed.fetch_max(offset, Ordering::AcqRel) >= offset {
             return;
         }
         let (Some(consumer), Ok(offset)) = (self.member.consumer(), i64::try_from(offset)) else {

@@ -83,7 +83,14 @@ pub(super) async fn open(config: &KafkaConfig) -> Result<BTreeMap<Topic, Place>,
             topic_id: described.id,
             partitions: described.partitions,
         };
-        places.insert(*topic, Place { name, identity });
+        places.insert(
+            *topic,
+            Place {
+                name,
+                identity,
+                lane: 0,
+            },
+        );
     }
     if dangers.is_empty() {
         return Ok(places);

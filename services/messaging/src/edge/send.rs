@@ -52,7 +52,13 @@ impl Edge {
         let peer = conversation.peer_of(session.user)?;
         if self.directory.is_known(peer) {
             let trace = trace::parse(&send.traceparent);
-            self.admit(session, request_id, (conversation, message_id), send.text, trace);
+            self.admit(
+                session,
+                request_id,
+                (conversation, message_id),
+                send.text,
+                trace,
+            );
             return None;
         }
         let (edge, session) = (self.clone(), session.clone());

@@ -89,7 +89,11 @@ pub(crate) enum Stopped {
 enum Done {
     Loaded(Vec<ConversationId>, Vec<ConversationState>),
     Found(Vec<Name>, Vec<Event>),
-    Persisted(Result<(), StoreError>, Vec<(InboxChange, Option<Bytes>)>, u64),
+    Persisted(
+        Result<(), StoreError>,
+        Vec<(InboxChange, Option<Bytes>)>,
+        u64,
+    ),
     Published(u64),
     Saved(Option<u64>),
     Synced(u64),

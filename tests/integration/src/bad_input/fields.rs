@@ -66,6 +66,7 @@ async fn a_send_with_a_wrong_field_is_refused_by_name_and_changes_nothing() {
         (R::TextNotStorable, "text", "\0".to_owned()),
     ];
     let send = |conversation_id: &str, message_id: &str, text: &str| wire::Send {
+        traceparent: String::new(),
         conversation_id: conversation_id.to_owned(),
         message_id: message_id.to_owned(),
         text: text.to_owned(),

@@ -41,8 +41,8 @@ pub(super) struct Jars {
 }
 
 impl Jars {
-    /// Finds them, or fetches them. Several processes may do that at once: each fetches into a folder of
-    /// its own, and the first that is done gives it its name.
+    /// Finds them, or fetches them. Several processes may do that at once: each fetches into a
+    /// folder of its own, and the first that is done gives it its name.
     pub(super) fn get() -> Result<Self> {
         let cache = target_folder().join("servers");
         let folder = cache.join(format!("kafka-{KAFKA}-{KEPT}"));
@@ -64,7 +64,8 @@ impl Jars {
         Self::at(folder)
     }
 
-    /// The class path is relative to the folder and sorted: the archive is only good for the same one.
+    /// The class path is relative to the folder and sorted: the archive is only good for the same
+    /// one.
     fn at(folder: PathBuf) -> Result<Self> {
         let mut names = Vec::new();
         for jar in fs::read_dir(folder.join("lib"))? {

@@ -3,6 +3,8 @@ use std::{
     process::Stdio,
 };
 
+use std::path::Path;
+
 use super::*;
 
 /// Set in a process that a test starts: what it is to do.

@@ -198,7 +198,7 @@ async fn one_broker_fails(fail: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)
         "{} appends, {failed} failed, {unknown} unknown",
         results.len()
     );
-    // Most were never sent, and that is known.
+    // Once some have waited too long no more are queued behind them, and that is known.
     assert!(failed > 0);
     let all = judge(&log, &results).await;
     let left = |(p, records): (u32, &Vec<_>)| {

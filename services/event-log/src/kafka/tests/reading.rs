@@ -73,8 +73,8 @@ async fn a_partition_that_nobody_reads_holds_little_memory_and_nobody_up() {
     log.close().await;
 }
 
-/// Reads one partition to its end again and again while another is fetched and not read; says how much memory
-/// has grown.
+/// Reads one partition to its end again and again while another is fetched and not read; says how
+/// much memory has grown.
 #[tokio::test]
 async fn part_read_one_partition() {
     let Some(config) = asked() else {
