@@ -273,7 +273,7 @@ impl Cluster {
     /// Asks a service process to stop, and waits until it has. Answers whether it did so in time; it is
     /// gone in any case.
     pub async fn terminate(&self, name: &str) -> Result<bool> {
-        self.node(name)?.signal(Signal::TERM)?;
+        self.node(name)?.ask_to_stop()?;
         let deadline = Instant::now() + STOP_DEADLINE;
         while Instant::now() < deadline {
             if self.node(name)?.has_ended() {
@@ -298,10 +298,8 @@ impl Cluster {
 
     /// Service processes that are down though nobody killed them.
     pub fn died(&self) -> Vec<String> {
-        let died = |(name, node): (&String, &Mutex<Node>)| {
-            let mut node = locked(node);
-            (node.pid().is_some() && !node.is_running()).then(|| name.clone())
-        };
+        let died =
+            |(name, node): (&String, &Mutex<Node>)| locked(node).has_died().then(|| name.clone());
         self.nodes.iter().filter_map(died).collect()
     }
 

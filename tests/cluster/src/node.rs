@@ -61,6 +61,8 @@ pub struct Node {
     temporary: Option<PathBuf>,
     environment: Vec<(String, String)>,
     process: Option<Process>,
+    /// Nobody has ended it.
+    should_run: bool,
 }
 
 impl Node {
@@ -80,6 +82,7 @@ impl Node {
             temporary: None,
             environment,
             process: None,
+            should_run: false,
         })
     }
 
@@ -118,6 +121,7 @@ impl Node {
             self.temporary.as_deref(),
         );
         self.process = Some(process?);
+        self.should_run = true;
         Ok(())
     }
 
@@ -138,8 +142,20 @@ impl Node {
             .signal(signal)
     }
 
+    /// SIGTERM: from now on its end is nobody's surprise.
+    pub(crate) fn ask_to_stop(&mut self) -> Result<()> {
+        self.should_run = false;
+        self.signal(Signal::TERM)
+    }
+
+    /// Whether it has ended although nobody has ended it.
+    pub(crate) fn has_died(&mut self) -> bool {
+        self.should_run && !self.is_running()
+    }
+
     /// SIGKILL. Does nothing if it is down.
     pub(crate) fn kill(&mut self) -> Result<()> {
+        self.should_run = false;
         match self.process.take() {
             Some(mut process) => process.kill(),
             None => Ok(()),

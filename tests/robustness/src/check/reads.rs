@@ -144,8 +144,10 @@ fn judge_status(
             )
         }),
         (Err(seq), place) => {
+            // Exact about the past: a node that does not sequence the conversation may know less of it
+            // than was acknowledged, and says how much.
             let was_acked = fate.acks.iter().any(|ack| ack.t < t.0);
-            if was_acked || place.is_some_and(|place| place.0 <= *seq) {
+            if place.is_some_and(|place| place.0 <= *seq) {
                 verdict.add(Wrong::StaleReads, || {
                     format!(
                         "{} was said not to be among the first {seq} at {t:?} us; it is at {place:?}, \
