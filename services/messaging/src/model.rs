@@ -74,6 +74,19 @@ pub struct Marks {
 }
 
 impl Marks {
+    /// As far as the end goes that is shown.
+    #[must_use]
+    pub fn up_to(self, last: Watermark) -> Self {
+        let cap = |mark: Watermark| Watermark {
+            seq: mark.seq.min(last.seq),
+            message_index: mark.message_index.min(last.message_index),
+        };
+        Self {
+            delivered: cap(self.delivered),
+            read: cap(self.read),
+        }
+    }
+
     /// Merge = the larger of each.
     #[must_use]
     pub fn max(self, other: Self) -> Self {

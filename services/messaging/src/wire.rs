@@ -85,9 +85,10 @@ pub(crate) fn conversation(user: UserId, row: &InboxRow) -> wire::Conversation {
         last_message_index: row.last.message_index,
         preview: row.preview.as_ref().map(preview),
         unread_count: row.unread_count(),
-        own_marks: Some(member_marks(user, row.own)),
+        own_marks: Some(member_marks(user, row.own.up_to(row.last))),
         peer: None,
-        peer_marks: peer.map(|peer| member_marks(peer, row.peer)),
+        // While a partition is replayed, marks may be known before the messages that they are about.
+        peer_marks: peer.map(|peer| member_marks(peer, row.peer.up_to(row.last))),
     }
 }
 

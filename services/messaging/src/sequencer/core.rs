@@ -568,7 +568,8 @@ fn capped(marks: Marks, head: Watermark) -> Marks {
     }
 }
 
-/// What the conversation's rows in the inboxes of its members are at least at.
+/// What the conversation's rows in the inboxes of its members are at least at. A row ends with the
+/// message that comes with it: a replay knows a later end than its rows have, and a mark brings none.
 fn inbox_changes<'a>(
     state: &'a ConversationState,
     message: Option<&'a Event>,
@@ -581,13 +582,17 @@ fn inbox_changes<'a>(
             .unwrap_or_default()
     };
     let preview = message.map(codec::preview_of);
+    let last = message.map_or_else(Watermark::default, |message| Watermark {
+        seq: message.seq,
+        message_index: message.message_index,
+    });
     members
         .into_iter()
         .enumerate()
         .map(move |(at, user)| InboxChange {
             user,
             conversation: state.conversation,
-            last: state.head(),
+            last,
             preview: preview.clone(),
             own: marks(user),
             peer: marks(members[1 - at]),

@@ -432,6 +432,12 @@ impl World {
                 .entry((change.user, change.conversation))
                 .or_insert_with(|| InboxRow::new(change.conversation));
             row.merge(change);
+            // At any time, also in the middle of a replay: what a row ends with is what it shows.
+            let shown = row.preview.as_ref().map_or(0, |preview| preview.seq);
+            assert_eq!(
+                shown, row.last.seq,
+                "a row shows another message than its last"
+            );
         }
         assert_eq!(rows, expected.rows, "the lists are not what the log says");
         let end = self.log.last().map_or(0, |last| last.offset + 1);
