@@ -1,21 +1,16 @@
 //! A server as a process of its own, to be killed.
 
 use std::{
-    env,
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, mpsc},
-    time::SystemTime,
 };
 
 use tempfile::TempDir;
 
 use crate::{DEADLINE, eventually};
-
-/// Only one test builds.
-static BUILDING: Mutex<()> = Mutex::new(());
 
 /// What the process is told, besides where it listens and keeps its data.
 #[derive(Debug, Clone)]
@@ -145,44 +140,5 @@ fn spawn(folder: &Path, listen: &str, options: &StandaloneOptions) -> (Child, St
 /// A program of the workspace (`standalone`, `messenger`), beside the one that runs this; built if it
 /// is not there or older than its sources.
 pub fn program(name: &str) -> PathBuf {
-    let _one = BUILDING.lock();
-    let own = env::current_exe().expect("the path of this program");
-    // Tests are one folder below the programs, programs are beside each other.
-    let folder = own.parent().expect("a folder");
-    let profile = match folder.ends_with("deps") {
-        true => folder.parent().expect("a target folder"),
-        false => folder,
-    };
-    let program = profile.join(format!("{name}{}", env::consts::EXE_SUFFIX));
-    if !is_fresh(&program) {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--quiet", "--package", name, "--target-dir"])
-            .arg(profile.parent().expect("a target folder"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        let built = build.status();
-        assert!(
-            built.is_ok_and(|built| built.success()),
-            "no {name} to test"
-        );
-    }
-    program
-}
-
-/// Whether the program is newer than what cargo says it was made of.
-fn is_fresh(program: &Path) -> bool {
-    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let Some(built) = changed(program) else {
-        return false;
-    };
-    let sources = fs::read_to_string(program.with_extension("d")).unwrap_or_default();
-    let Some((_, sources)) = sources.split_once(": ") else {
-        return false;
-    };
-    let older = |source: &str| changed(Path::new(source)).is_some_and(|at: SystemTime| at <= built);
-    sources.split_whitespace().all(older)
+    servers::program(name).expect("a program to test")
 }

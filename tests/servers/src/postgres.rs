@@ -7,8 +7,6 @@ use std::{
     cmp::Reverse,
     env, fs,
     fs::{OpenOptions, Permissions},
-    io,
-    net::TcpListener,
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown},
         process::CommandExt,
@@ -16,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -29,9 +27,6 @@ const UNPRIVILEGED: &str = "nobody";
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between two looks at whether something has happened.
 const LOOK: Duration = Duration::from_millis(10);
-/// Ports to choose from: below those that the kernel gives to outgoing connections, so that none of
-/// them takes the port while the server is down, and no client connects to itself there.
-const PORTS: std::ops::Range<u16> = 15_000..30_000;
 /// Ports that are tried before a start has failed: somebody else may take one in the meantime.
 const PORT_TRIES: usize = 8;
 
@@ -126,7 +121,7 @@ impl Postgres {
         };
         server.make_cluster()?;
         for _ in 0..PORT_TRIES {
-            server.port = free_port()?;
+            server.port = crate::free_port()?;
             match server.start_again() {
                 Err(error) if server.log().contains("could not bind") => drop(error),
                 started => return started.map(|()| server),
@@ -386,23 +381,6 @@ fn find_programs() -> Result<PathBuf> {
                 .all(|p| folder.join(p).exists())
         })
         .context("no initdb, postgres and createdb here; install PostgreSQL (Debian: postgresql)")
-}
-
-/// A port of [`PORTS`] on which nobody listens at the moment.
-fn free_port() -> Result<u16> {
-    // Tests of different processes start at different places.
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    let start = u64::from(std::process::id()) * 7_919 + u64::from(now.subsec_nanos());
-    let count = u64::from(PORTS.end - PORTS.start);
-    for offset in 0..count {
-        let port = PORTS.start + u16::try_from((start + offset) % count)?;
-        match TcpListener::bind(("127.0.0.1", port)) {
-            Ok(_) => return Ok(port),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            Err(error) => return Err(error).context("cannot listen on 127.0.0.1"),
-        }
-    }
-    bail!("all ports of {PORTS:?} are taken")
 }
 
 /// Whether the server of this process accepts connections: what `pg_ctl --wait` looks at, too.
