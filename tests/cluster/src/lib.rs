@@ -66,6 +66,8 @@ pub struct ClusterOptions {
     pub heartbeat: Option<Duration>,
     /// libfaketime, if the clocks of nodes are to be moved.
     pub faketime: Option<PathBuf>,
+    /// More lines of the table `kafka` in the settings of all processes that have one.
+    pub kafka: Vec<String>,
     /// How dead sequencers are noticed.
     pub groups: kafka::GroupSettings,
     /// Where everything is kept; a temporary folder otherwise.
@@ -86,6 +88,7 @@ impl Default for ClusterOptions {
             relaxed: false,
             heartbeat: None,
             faketime: None,
+            kafka: Vec::new(),
             groups: kafka::GroupSettings::default(),
             folder: None,
         }

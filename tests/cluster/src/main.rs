@@ -50,6 +50,9 @@ struct Size {
     /// Where everything is kept; a temporary folder otherwise, which goes at the end
     #[arg(long, global = true, value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// One more setting of the processes' table `kafka`, such as `linger_ms=0`
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    kafka: Vec<String>,
     /// No limits of rates, and passwords that cost nothing: for the load program and for replays
     #[arg(long, global = true)]
     relaxed: bool,
@@ -65,6 +68,7 @@ impl Size {
             partitions: self.partitions,
             folder: self.folder.clone(),
             relaxed: self.relaxed,
+            kafka: self.kafka.clone(),
             ..ClusterOptions::default()
         }
     }

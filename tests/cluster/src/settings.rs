@@ -310,7 +310,8 @@ impl<'a> Places<'a> {
         let (in_sync, dev) = if copies < 3 { (1, true) } else { (2, false) };
         let mut toml = format!(
             "bootstrap_servers = '{servers}'\nclient_id = '{from}'\n\
-             replication_factor = {copies}\nmin_insync_replicas = {in_sync}\ndev = {dev}\n\n"
+             replication_factor = {copies}\nmin_insync_replicas = {in_sync}\ndev = {dev}\n{}\n\n",
+            self.options.kafka.join("\n")
         );
         for topic in ["messages", "fanout", "inbox", "offline"] {
             let partitions = self.options.partitions;

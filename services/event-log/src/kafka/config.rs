@@ -208,8 +208,10 @@ const fn request_timeout_ms() -> u32 {
     3_000
 }
 
+/// With one message in flight, 1 ms here was two thirds of the time that its ack took; with a hundred
+/// it saved a tenth of the processor.
 const fn linger_ms() -> u32 {
-    1
+    0
 }
 
 const fn derived_linger_ms() -> u32 {
