@@ -105,13 +105,14 @@ pub struct Record {
     pub headers: Vec<(String, Bytes)>,
 }
 
-/// Where an append went.
+/// An append that is in the log, once, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
     /// The partition of the key.
     pub partition: u32,
-    /// The record's offset in it.
-    pub offset: u64,
+    /// The record's offset in it. Unset if the log has it but cannot say where: a Kafka broker that
+    /// became the leader after the append remembers that a batch is there longer than its place.
+    pub offset: Option<u64>,
 }
 
 /// Why an append was not confirmed.

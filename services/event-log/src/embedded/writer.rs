@@ -196,7 +196,7 @@ impl Writer {
         let result = match written {
             Ok(_) => Ok(Appended {
                 partition: self.shared.partition_in_topic(waiting.partition),
-                offset: self.bases[index(waiting.partition)] + u64::from(waiting.place),
+                offset: Some(self.bases[index(waiting.partition)] + u64::from(waiting.place)),
             }),
             Err(Failure::Nothing(error)) => Err(AppendError::Failed(error.clone())),
             Err(Failure::Unknown(error)) => Err(AppendError::Unknown(error.clone())),

@@ -27,9 +27,17 @@ pub(super) struct Described {
 
 /// Whether a record whose delivery failed may be in the log, now or later.
 pub(super) fn may_be_in_log(message: &BorrowedMessage<'_>) -> bool {
+    status(message) != sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
+}
+
+/// Whether a record is in the log, as a broker has said.
+pub(super) fn is_in_log(message: &BorrowedMessage<'_>) -> bool {
+    status(message) == sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_PERSISTED
+}
+
+fn status(message: &BorrowedMessage<'_>) -> sys::rd_kafka_msg_status_t {
     // SAFETY: the message is alive for as long as the reference, and librdkafka only reads it.
-    let status = unsafe { sys::rd_kafka_message_status(message.ptr()) };
-    status != sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
+    unsafe { sys::rd_kafka_message_status(message.ptr()) }
 }
 
 /// Describes topics, in the order of their names; `None` for one that does not exist. Blocks.

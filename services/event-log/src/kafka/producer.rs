@@ -33,7 +33,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Header, Message, OwnedHeaders},
+    message::{BorrowedMessage, DeliveryResult, Header, Message, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig},
 };
 
@@ -382,7 +382,7 @@ impl ProducerContext for Reports {
             return;
         };
         let result = match delivered {
-            Ok(message) => appended(message.partition(), message.offset()),
+            Ok(message) => appended(message),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code();
                 if native::may_be_in_log(message) {
@@ -398,10 +398,13 @@ impl ProducerContext for Reports {
     }
 }
 
-fn appended(partition: i32, offset: i64) -> Result<Appended, AppendError> {
-    let place = (u32::try_from(partition), u64::try_from(offset));
-    let (Ok(partition), Ok(offset)) = place else {
-        return Err(AppendError::Unknown("the log did not say where".to_owned()));
-    };
-    Ok(Appended { partition, offset })
+/// A record that is in the log, whether or not the brokers still know where.
+fn appended(message: &BorrowedMessage<'_>) -> Result<Appended, AppendError> {
+    let offset = u64::try_from(message.offset()).ok();
+    match u32::try_from(message.partition()) {
+        Ok(partition) if offset.is_some() || native::is_in_log(message) => {
+            Ok(Appended { partition, offset })
+        }
+        _ => Err(AppendError::Unknown("the log did not say where".to_owned())),
+    }
 }

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    Fixture, append, assert_holds, everything, keys, next, range, read_alone, record, text, within,
+    Fixture, KNOWN, append, assert_holds, everything, keys, next, range, read_alone, record, text,
+    within,
 };
 use crate::{
     AppendError, EventLog, KEY_AND_HEADERS_BYTES_MAX, NewRecord, PAYLOAD_BYTES_MAX, Topic, Urgency,
@@ -90,7 +91,10 @@ pub async fn records_of_a_key_keep_the_order_of_their_appends(fixture: &dyn Fixt
         let called: Vec<_> = (0..APPENDS).map(|n| n.to_string()).collect();
         assert_eq!(order, called, "{key}");
         let offsets: Vec<_> = own.iter().map(|r| r.offset).collect();
-        let answered: Vec<_> = places.values().map(|place| place.offset).collect();
+        let answered: Vec<_> = places
+            .values()
+            .map(|place| place.offset.expect(KNOWN))
+            .collect();
         assert_eq!(offsets, answered, "{key}");
     }
     fixture.close(log).await;
@@ -210,7 +214,7 @@ pub async fn derived_appends_become_durable_by_themselves(fixture: &dyn Fixture)
     let (_member, mut readers) = read_alone(&log, super::GROUPS[0]).await;
     let reader = readers.get_mut(&places[0].partition).expect("a reader");
     let (_, end) = range(reader).await;
-    assert!(end > places[1].offset);
+    assert!(end > places[1].offset.expect(KNOWN));
     assert_eq!(text(&next(reader, 1).await[0]), "one");
     drop(readers);
     fixture.close(log).await;

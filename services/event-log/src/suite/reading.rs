@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Fixture, GROUPS, append, assert_grows, assigned, keys, next, range, read_alone, record, take,
-    text, to_end, within,
+    Fixture, GROUPS, KNOWN, append, assert_grows, assigned, keys, next, range, read_alone, record,
+    take, text, to_end, within,
 };
 use crate::{Appended, EventLog, LogError, PartitionReader, Topic};
 
@@ -34,7 +34,7 @@ pub async fn a_reader_sees_everything_once_and_in_order(fixture: &dyn Fixture) {
         let expected: Vec<_> = appended
             .iter()
             .filter(|(place, _)| place.partition == partition)
-            .map(|(place, payload)| (place.offset, payload.clone()))
+            .map(|(place, payload)| (place.offset.expect(KNOWN), payload.clone()))
             .collect();
         let left = expected.len() - seen.len();
         seen.extend(take(&mut reader, left).await);
@@ -76,7 +76,7 @@ pub async fn a_reader_starts_at_any_position(fixture: &dyn Fixture) {
     for round in 0..6 {
         let records = (0..=round).map(|n| record("key", format!("{round}/{n}")));
         let places = append(&log, records.collect()).await;
-        offsets.extend(places.iter().map(|place| place.offset));
+        offsets.extend(places.iter().map(|place| place.offset.expect(KNOWN)));
     }
     let partition = log.partition_of(Topic::Messages, b"key");
     let check = async |log: &Arc<dyn EventLog>| {
@@ -109,8 +109,8 @@ pub async fn a_position_outside_of_the_log_is_refused(fixture: &dyn Fixture) {
     for (partition, mut reader) in std::mem::take(&mut readers) {
         let (first, end) = range(&mut reader).await;
         if partition == places[0].partition {
-            assert_eq!(first, places[0].offset);
-            assert!(end > places[1].offset);
+            assert_eq!(first, places[0].offset.expect(KNOWN));
+            assert!(end > places[1].offset.expect(KNOWN));
         } else {
             assert_eq!(first, end);
         }

@@ -8,7 +8,9 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{Fixture, GROUPS, append, assigned, keys, next, read_alone, record, text, within};
+use super::{
+    Fixture, GROUPS, KNOWN, append, assigned, keys, next, read_alone, record, text, within,
+};
 use crate::{Appended, EventLog, LogError, Membership, Record, Topic};
 
 /// How long to look for what must not happen.
@@ -164,7 +166,9 @@ pub async fn members_share_the_partitions_and_take_over_without_a_gap(fixture: &
     let seen = locked(&store, |s| s.seen.clone());
     for (partition, seen) in seen {
         let of_partition = appended.iter().filter(|(p, _)| p.partition == partition);
-        let expected: Vec<_> = of_partition.map(|(p, t)| (p.offset, t.clone())).collect();
+        let expected: Vec<_> = of_partition
+            .map(|(p, t)| (p.offset.expect(KNOWN), t.clone()))
+            .collect();
         assert_eq!(seen, expected, "partition {partition}");
     }
     fixture.close(log).await;

@@ -67,7 +67,7 @@ impl EventLog for TestLog {
     fn append(&self, _: Topic, record: NewRecord, _: Urgency, done: OnAppended) {
         let ok = Ok(Appended {
             partition: 0,
-            offset: 0,
+            offset: Some(0),
         });
         let unknown = || Err(AppendError::Unknown("no answer".to_owned()));
         match if self.bad {
@@ -272,7 +272,7 @@ mod replicas {
         let done = log.waiting.lock().take().unwrap();
         done(Ok(Appended {
             partition: 0,
-            offset: 0,
+            offset: Some(0),
         }));
         until_empty(stores[1].as_ref()).await;
         stop.cancel();

@@ -73,7 +73,7 @@ impl EventLog for TestLog {
             self.records.lock().push(record);
             done(Ok(Appended {
                 partition: 0,
-                offset: 0,
+                offset: Some(0),
             }));
         }
         self.appends.send_modify(|appends| *appends += 1);

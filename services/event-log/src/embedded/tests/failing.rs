@@ -35,7 +35,7 @@ async fn a_full_disk_fails_appends_whole_and_the_log_goes_on_when_there_is_room(
             expected
                 .entry(place.partition)
                 .or_default()
-                .push((place.offset, b'g'));
+                .push((place.offset.unwrap(), b'g'));
         }
         // All in one commit, so that some partitions of it have been written when there is no room.
         let release = hold_writer(&log);
@@ -85,7 +85,7 @@ async fn readers_that_go_on_make_room_on_a_full_disk() {
         let error = loop {
             match append(&log, record(vec![b'x'; 50_000])).await {
                 Ok(place) => {
-                    assert_eq!(place.offset, next);
+                    assert_eq!(place.offset.unwrap(), next);
                     next += 1;
                 }
                 Err(error) => break error,
@@ -130,7 +130,7 @@ async fn a_commit_that_fails_in_the_middle_leaves_nothing_behind() {
     {
         let place = result.unwrap();
         let expected = next.entry(place.partition).or_default();
-        assert_eq!(place.offset, *expected);
+        assert_eq!(place.offset.unwrap(), *expected);
         *expected += 1;
     }
     assert_eq!(next.values().sum::<u64>(), 101);
@@ -169,7 +169,7 @@ async fn what_waits_behind_a_failed_append_fails_with_it() {
         connection.execute_batch("PRAGMA query_only = 0").unwrap();
     }));
     append("third");
-    assert_eq!(result.recv().unwrap().1.unwrap().offset, 0);
+    assert_eq!(result.recv().unwrap().1.unwrap().offset.unwrap(), 0);
 }
 
 /// Changes the file behind the log's back, while it is closed.
@@ -199,7 +199,10 @@ async fn a_damaged_row_stops_its_readers_there_and_nothing_else() {
         ten_records(folder.path()).await;
         damage(folder.path(), sql);
         let log = EmbeddedLog::open(small(folder.path())).unwrap();
-        assert_eq!(append(&log, record("10")).await.unwrap().offset, 10);
+        assert_eq!(
+            append(&log, record("10")).await.unwrap().offset.unwrap(),
+            10
+        );
         let (_member, mut reader) = join(&log, "one").await;
         let mut seen = Vec::new();
         let error = loop {
@@ -238,12 +241,12 @@ async fn a_damaged_last_row_keeps_its_offsets() {
     for _ in 0..2 {
         let log = EmbeddedLog::open(small(folder.path())).unwrap();
         let place = append(&log, record("new")).await.unwrap();
-        assert!(place.offset >= 9 + queue::COMMIT_APPENDS_MAX as u64);
+        assert!(place.offset.unwrap() >= 9 + queue::COMMIT_APPENDS_MAX as u64);
         let (_member, mut reader) = join(&log, "one").await;
         reader.seek(9).await.unwrap();
         let stopped = within(reader.next(1)).await;
         assert!(matches!(stopped, Err(LogError::Failed(_))), "{stopped:?}");
-        reader.seek(place.offset).await.unwrap();
+        reader.seek(place.offset.unwrap()).await.unwrap();
         assert_eq!(within(reader.next(1)).await.unwrap()[0].payload, "new");
         log.close().await;
     }
