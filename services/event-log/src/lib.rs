@@ -13,7 +13,7 @@ pub mod embedded;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod partitioner;
-#[cfg(any(test, feature = "suite"))]
+#[cfg(test)]
 pub mod suite;
 
 /// A topic of the log. Closed: each has one meaning, documented in `log.proto`.
