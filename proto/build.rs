@@ -5,8 +5,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file that is compiled, below this folder.
-const FILES: [&str; 11] = [
+const FILES: [&str; 14] = [
     "messenger/error/v1/error.proto",
+    "messenger/groups/v1/directory_service.proto",
+    "messenger/groups/v1/group.proto",
+    "messenger/groups/v1/group_service.proto",
     "messenger/log/v1/log.proto",
     "messenger/messaging/v1/edge_service.proto",
     "messenger/messaging/v1/messaging.proto",
@@ -29,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Frames carry ids and texts that are passed on without being copied.
         .bytes(".messenger.messaging.v1.Broadcast.frame")
         .bytes(".messenger.messaging.v1.Answer.verdict")
+        .bytes(".messenger.log.v1.FanoutRecord.frame")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -13,6 +13,12 @@ pub mod error {
     }
 }
 
+pub mod groups {
+    pub mod v1 {
+        tonic::include_proto!("messenger.groups.v1");
+    }
+}
+
 pub mod log {
     pub mod v1 {
         tonic::include_proto!("messenger.log.v1");

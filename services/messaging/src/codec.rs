@@ -7,7 +7,7 @@ use runtime::ids::{ConversationId, InvalidId, MessageId, UserId};
 
 use crate::{
     limits::PREVIEW_CHARS_MAX,
-    model::{Event, InboxChange, Marks, Preview, Watermark},
+    model::{Event, InboxChange, Marks, Preview, Role, Watermark},
 };
 
 /// The newest version of each record that this program understands.
@@ -32,7 +32,7 @@ impl From<InvalidId> for RecordError {
 }
 
 /// A record of the topic `messages`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ConversationRecord {
     /// Of which conversation.
     pub(crate) conversation: ConversationId,
@@ -41,12 +41,31 @@ pub(crate) struct ConversationRecord {
 }
 
 /// What is to happen in a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
     /// A message that a member wants in it.
     Send(Send),
     /// Watermarks that have grown.
     Marks(Vec<(UserId, Marks)>),
+    /// A change of the group.
+    GroupChange(Box<GroupChange>),
+}
+
+/// A change of a group on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupChange {
+    /// The version that the group is at with it; above 0.
+    pub(crate) version: u64,
+    /// Who did it.
+    pub(crate) actor: UserId,
+    /// Whose membership or role it changes, and to what; each once.
+    pub(crate) members: Vec<(UserId, Option<Role>)>,
+    /// The rules that hold after it.
+    pub(crate) announcement: bool,
+    /// Whether those who join by it or after it see all of the history.
+    pub(crate) history_all: bool,
+    /// As it came.
+    pub(crate) record: log::GroupChange,
 }
 
 /// A message on its way.
@@ -56,10 +75,21 @@ pub(crate) struct Send {
     pub(crate) sender: UserId,
     /// How the sender names it.
     pub(crate) message_id: MessageId,
-    /// An encoded `EventBody`.
-    pub(crate) body: Bytes,
+    /// What the message says.
+    pub(crate) body: MessageBody,
     /// Who waits for the verdict.
     pub(crate) origin: Origin,
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct MessageBody {
+    /// The text.
+    pub(crate) text: String,
+    /// Users who are mentioned; only in groups.
+    pub(crate) mentioned: Vec<UserId>,
+    /// All members are mentioned; only in groups.
+    pub(crate) mentions_all: bool,
 }
 
 /// The session or the call that waits for a verdict.
@@ -78,7 +108,7 @@ pub(crate) fn encode_send(
     conversation: ConversationId,
     sender: UserId,
     message_id: MessageId,
-    text: String,
+    body: MessageBody,
     origin: Origin,
 ) -> Bytes {
     let record = log::MessagesRecord {
@@ -87,12 +117,14 @@ pub(crate) fn encode_send(
         record: Some(log::messages_record::Record::Send(log::Send {
             sender_id: sender.as_bytes().to_vec(),
             message_id: message_id.as_bytes().to_vec(),
-            text,
+            text: body.text,
             origin: Some(log::Origin {
                 edge: origin.edge,
                 session_id: origin.session_id,
                 request_id: origin.request_id,
             }),
+            mentioned_ids: ids(&body.mentioned),
+            mentions_all: body.mentions_all,
         })),
     };
     record.encode_to_vec().into()
@@ -123,7 +155,11 @@ pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, Reco
             Action::Send(Send {
                 sender: UserId::from_slice(&send.sender_id)?,
                 message_id: MessageId::from_slice(&send.message_id)?,
-                body: encode_body(send.text),
+                body: MessageBody {
+                    text: send.text,
+                    mentioned: user_ids(&send.mentioned_ids)?,
+                    mentions_all: send.mentions_all,
+                },
                 origin: Origin {
                     edge: origin.edge,
                     session_id: origin.session_id,
@@ -140,11 +176,39 @@ pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, Reco
                 .collect::<Result<_, InvalidId>>()?;
             Action::Marks(marks)
         }
+        Some(log::messages_record::Record::GroupChange(record)) => {
+            Action::GroupChange(Box::new(group_change(record)?))
+        }
         None => return Err(RecordError::Malformed),
     };
     Ok(ConversationRecord {
         conversation,
         action,
+    })
+}
+
+/// Checks what the sequencer relies on.
+fn group_change(record: log::GroupChange) -> Result<GroupChange, RecordError> {
+    let rules = record.rules.ok_or(RecordError::Malformed)?;
+    let mut members = Vec::with_capacity(record.members.len());
+    for member in &record.members {
+        let role = match member.role {
+            0 => None,
+            number => Some(Role::from_number(number).ok_or(RecordError::Malformed)?),
+        };
+        members.push((UserId::from_slice(&member.user_id)?, role));
+    }
+    members.sort_unstable_by_key(|(user, _)| *user);
+    if record.version == 0 || members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(RecordError::Malformed);
+    }
+    Ok(GroupChange {
+        version: record.version,
+        actor: UserId::from_slice(&record.actor_id)?,
+        members,
+        announcement: rules.announcement,
+        history_all: rules.history_all,
+        record,
     })
 }
 
@@ -156,6 +220,7 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
         seq: preview.seq,
         time_unix_ms: preview.time_unix_ms,
         text: preview.text.clone(),
+        joined: preview.joined,
     });
     let peer = change
         .conversation
@@ -170,6 +235,8 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
         preview,
         own: Some(mark(change.user, change.own)),
         peer,
+        joined_seq: change.joined_seq,
+        left_seq: change.left_seq,
     };
     record.encode_to_vec().into()
 }
@@ -185,6 +252,7 @@ pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
             seq: preview.seq,
             time_unix_ms: preview.time_unix_ms,
             text: preview.text,
+            joined: preview.joined,
         })
     };
     Ok(InboxChange {
@@ -197,6 +265,8 @@ pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
         preview: record.preview.map(read_preview).transpose()?,
         own: record.own.as_ref().map(marks_of).unwrap_or_default(),
         peer: record.peer.as_ref().map(marks_of).unwrap_or_default(),
+        joined_seq: record.joined_seq,
+        left_seq: record.left_seq,
     })
 }
 
@@ -216,17 +286,34 @@ pub(crate) fn decode_users(
     }
 }
 
-/// The body of a message event.
-pub(crate) fn encode_body(text: String) -> Bytes {
-    let kind = log::event_body::Kind::Message(log::MessageBody { text });
+/// The body of a message event. `group_version` is that of the group when it gets its place; 0 in a
+/// direct conversation.
+pub(crate) fn encode_body(body: &MessageBody, group_version: u64) -> Bytes {
+    let kind = log::event_body::Kind::Message(log::MessageBody {
+        text: body.text.clone(),
+        mentioned_ids: ids(&body.mentioned),
+        mentions_all: body.mentions_all,
+        group_version,
+    });
     log::EventBody { kind: Some(kind) }.encode_to_vec().into()
+}
+
+/// The body of the event of a group's change.
+pub(crate) fn encode_change_body(change: &log::GroupChange) -> Bytes {
+    let kind = log::event_body::Kind::GroupChange(change.clone());
+    log::EventBody { kind: Some(kind) }.encode_to_vec().into()
+}
+
+/// What an event says; `None` if the body is of a kind that this program does not know.
+pub(crate) fn decode_body(body: &[u8]) -> Option<log::event_body::Kind> {
+    log::EventBody::decode(body).ok().and_then(|body| body.kind)
 }
 
 /// The text of a message event; empty if the body is of a kind that has none.
 pub(crate) fn text_of(body: &[u8]) -> String {
-    match log::EventBody::decode(body).ok().and_then(|body| body.kind) {
+    match decode_body(body) {
         Some(log::event_body::Kind::Message(message)) => message.text,
-        None => String::new(),
+        _ => String::new(),
     }
 }
 
@@ -242,7 +329,16 @@ pub(crate) fn preview_of(event: &Event) -> Preview {
         seq: event.seq,
         time_unix_ms: event.time_unix_ms,
         text,
+        joined: false,
     }
+}
+
+fn ids(users: &[UserId]) -> Vec<Vec<u8>> {
+    users.iter().map(|user| user.as_bytes().to_vec()).collect()
+}
+
+fn user_ids(ids: &[Vec<u8>]) -> Result<Vec<UserId>, InvalidId> {
+    ids.iter().map(|id| UserId::from_slice(id)).collect()
 }
 
 fn check_version(version: u32) -> Result<(), RecordError> {

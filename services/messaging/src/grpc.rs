@@ -378,6 +378,14 @@ impl MessagingService for Grpc {
         Ok(Response::new(wire_v1::MarkReadResponse {}))
     }
 
+    async fn list_receipts(
+        &self,
+        request: Request<wire_v1::ListReceiptsRequest>,
+    ) -> Result<Response<wire_v1::ListReceiptsResponse>, Status> {
+        self.caller(&request)?;
+        Err(Status::unimplemented("soon"))
+    }
+
     async fn get_unread_total(
         &self,
         request: Request<wire_v1::GetUnreadTotalRequest>,

@@ -16,7 +16,7 @@ use crate::{
     codec::{self, RecordError},
     limits::{INBOX_BATCH_MAX, POSITION_INTERVAL, SYNC_INTERVAL},
     model::InboxChange,
-    readers::{for_each_partition, log_identity, reader_id},
+    readers::{advance, for_each_partition, log_identity, reader_id},
     store::{InboxApplied, ReaderId, Store, StoreError},
     wire,
 };
@@ -93,13 +93,13 @@ impl InboxReaders {
                 }
                 () = quiet, if position > synced => {}
                 () = self.stop.cancelled() => {
-                    let _ = self.store.save_positions(vec![(id.clone(), position)]).await;
+                    let _ = self.store.save_position(advance(id, saved, position)).await;
                     return Err(Stop::GivenUp);
                 }
             }
             let now = Instant::now();
             if position > saved && now >= save_at {
-                self.retry(|| self.store.save_positions(vec![(id.clone(), position)]))
+                self.retry(|| self.store.save_position(advance(id, saved, position)))
                     .await?;
                 saved = position;
                 save_at = now + POSITION_INTERVAL;
@@ -172,6 +172,10 @@ impl InboxReaders {
                 Ok(value) => return Ok(value),
                 Err(StoreError::Unavailable(error)) => {
                     tracing::warn!(error, "store not available, trying again");
+                }
+                // Rows that were durable are not any more: they are made again from the log.
+                Err(error @ StoreError::PositionBelowSaved) => {
+                    return Err(Stop::Again(error.to_string()));
                 }
                 Err(error) => return Err(Stop::Broken(error.to_string())),
             }

@@ -6,6 +6,11 @@ use std::time::Duration;
 pub const TEXT_CHARS_MAX: usize = 700;
 /// Unicode scalar values of a preview: two lines on a phone.
 pub const PREVIEW_CHARS_MAX: usize = 100;
+/// Users mentioned by one message; who means more means all.
+pub const MENTIONS_MAX: usize = 50;
+/// Stretches of a group's history that one user may read, for having left and joined again: with more,
+/// the oldest are forgotten. 16 bytes each, of all users who were ever members.
+pub const WINDOWS_MAX: usize = 16;
 /// Bytes of an encoded ClientFrame: the longest text in four-byte characters with its ids has below
 /// 4 KiB; the rest is room for later fields.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024;

@@ -9,6 +9,8 @@ use runtime::ids::{ConversationId, MessageId, UserId};
 pub enum EventKind {
     /// Somebody said something.
     Message = 1,
+    /// A group was changed.
+    GroupChange = 2,
 }
 
 impl EventKind {
@@ -16,9 +18,69 @@ impl EventKind {
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Message),
+            2 => Some(Self::GroupChange),
             _ => None,
         }
     }
+}
+
+/// What a member of a group may do, as a store keeps it: `messenger.groups.v1.Role`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Role {
+    /// Sends, unless the group is for announcements.
+    Member = 1,
+    /// Sends always, and mentions all.
+    Admin = 2,
+    /// As an admin.
+    Owner = 3,
+}
+
+impl Role {
+    /// From the number in a store or the log; `None` for 0, which means "not a member", and for
+    /// numbers that a newer version wrote.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Member),
+            2 => Some(Self::Admin),
+            3 => Some(Self::Owner),
+            _ => None,
+        }
+    }
+}
+
+/// A stretch of a group's history that a user may read, both ends inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// From this seq on.
+    pub from_seq: u64,
+    /// Up to this seq, the one of the event by which the user left; `None` while a member.
+    pub to_seq: Option<u64>,
+}
+
+/// What a group's log says of one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The version of the group that changed it last. Of two, the one with the larger version is the
+    /// newer one, and holds as a whole.
+    pub version: u64,
+    /// `None` = not a member any more.
+    pub role: Option<Role>,
+    /// What the user may read: ascending, apart from each other, at most
+    /// [`crate::limits::WINDOWS_MAX`]. Only the last one may be open.
+    pub windows: Vec<Window>,
+}
+
+/// What a group's log says of the group, for the judgement of sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupState {
+    /// The last change that was carried out; 0 = none, or a direct conversation. Of two states, the one
+    /// with the larger version is the newer one, and holds as a whole.
+    pub version: u64,
+    /// Only admins and the owner send.
+    pub announcement: bool,
+    /// Who joins sees all of the history.
+    pub history_all: bool,
 }
 
 /// One numbered, kept entry of a conversation (I2, I3).
@@ -97,8 +159,8 @@ impl Marks {
     }
 }
 
-/// What the sequencer keeps of one member of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the sequencer keeps of one member of a conversation, or of one who was.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberState {
     /// Who.
     pub user: UserId,
@@ -107,6 +169,49 @@ pub struct MemberState {
     pub message_id_max: Option<MessageId>,
     /// Watermarks.
     pub marks: Marks,
+    /// In a group; `None` in a direct conversation.
+    pub membership: Option<Membership>,
+}
+
+impl MemberState {
+    /// Before the member has done anything.
+    pub const fn new(user: UserId) -> Self {
+        const ZERO: Watermark = Watermark {
+            seq: 0,
+            message_index: 0,
+        };
+        Self {
+            user,
+            message_id_max: None,
+            marks: Marks {
+                delivered: ZERO,
+                read: ZERO,
+            },
+            membership: None,
+        }
+    }
+
+    /// What the user may do in the group; `None` if not a member of it.
+    pub fn role(&self) -> Option<Role> {
+        self.membership.as_ref().and_then(|m| m.role)
+    }
+
+    /// The larger of each: what both know together.
+    #[must_use]
+    pub fn merged(self, other: Self) -> Self {
+        let version = |membership: &Option<Membership>| membership.as_ref().map(|m| m.version);
+        let membership = if version(&self.membership) >= version(&other.membership) {
+            self.membership
+        } else {
+            other.membership
+        };
+        Self {
+            user: self.user,
+            message_id_max: self.message_id_max.max(other.message_id_max),
+            marks: self.marks.max(other.marks),
+            membership,
+        }
+    }
 }
 
 /// What the sequencer keeps of one conversation. A function of the prefix of the log that ends at
@@ -124,7 +229,10 @@ pub struct ConversationState {
     /// The offset after the last record of this conversation that was applied: records below it are
     /// replays (I5).
     pub applied_end: u64,
-    /// Members that have done anything yet, in the order of their ids.
+    /// Of a group.
+    pub group: GroupState,
+    /// Members that have done anything yet, in the order of their ids; of a group, all members, and all
+    /// users who were.
     pub members: Vec<MemberState>,
 }
 
@@ -137,13 +245,29 @@ impl ConversationState {
             last_message_index: 0,
             last_time_unix_ms: 0,
             applied_end: 0,
+            group: GroupState {
+                version: 0,
+                announcement: false,
+                history_all: false,
+            },
             members: Vec::new(),
         }
     }
 
     /// The state of a member, if there is one yet.
     pub fn member(&self, user: UserId) -> Option<&MemberState> {
-        self.members.iter().find(|member| member.user == user)
+        let at = self
+            .members
+            .binary_search_by_key(&user, |member| member.user);
+        at.ok().map(|at| &self.members[at])
+    }
+
+    /// Whether the user is one of the members now.
+    pub fn is_member(&self, user: UserId) -> bool {
+        match self.conversation.group_id() {
+            Some(_) => self.member(user).is_some_and(|m| m.role().is_some()),
+            None => self.conversation.peer_of(user).is_some(),
+        }
     }
 
     /// The state of a member, made if need be.
@@ -154,15 +278,7 @@ impl ConversationState {
         {
             Ok(at) => at,
             Err(at) => {
-                let marks = Marks::default();
-                self.members.insert(
-                    at,
-                    MemberState {
-                        user,
-                        message_id_max: None,
-                        marks,
-                    },
-                );
+                self.members.insert(at, MemberState::new(user));
                 at
             }
         };
@@ -178,7 +294,7 @@ impl ConversationState {
     }
 }
 
-/// The end of the newest message, for lists.
+/// The end of the newest message, for lists; of a group that the user has joined after it, the joining.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
     /// Who wrote it.
@@ -191,6 +307,8 @@ pub struct Preview {
     pub time_unix_ms: i64,
     /// At most [`crate::limits::PREVIEW_CHARS_MAX`] Unicode scalar values.
     pub text: String,
+    /// It is the event by which the user joined, without a text.
+    pub joined: bool,
 }
 
 /// What a record of the topic `inbox` says: a user's row of a conversation is at least at this.
@@ -209,6 +327,10 @@ pub struct InboxChange {
     pub own: Marks,
     /// The other member's watermarks, in a direct conversation.
     pub peer: Marks,
+    /// The last event by which the user joined the group; 0 = never, or not said.
+    pub joined_seq: u64,
+    /// The last event by which the user left the group; 0 = never, or not said.
+    pub left_seq: u64,
 }
 
 /// A row of a user's conversation list.
@@ -227,6 +349,10 @@ pub struct InboxRow {
     pub own: Marks,
     /// The other member's watermarks.
     pub peer: Marks,
+    /// The last event by which the user joined the group; 0 in a direct conversation.
+    pub joined_seq: u64,
+    /// The last event by which the user left the group; 0 = never.
+    pub left_seq: u64,
 }
 
 impl InboxRow {
@@ -249,7 +375,14 @@ impl InboxRow {
                 delivered: ZERO,
                 read: ZERO,
             },
+            joined_seq: 0,
+            left_seq: 0,
         }
+    }
+
+    /// Whether the user is not a member of the group any more.
+    pub const fn has_left(&self) -> bool {
+        self.left_seq > self.joined_seq
     }
 
     /// Messages after the read watermark. Exact, and never a COUNT.
@@ -269,7 +402,16 @@ impl InboxRow {
             (None, Some(_)) => true,
             (Some(old), Some(new)) => new.seq > old.seq,
         };
-        let changed = newer_preview || last != self.last || own != self.own || peer != self.peer;
+        let joined_seq = self.joined_seq.max(change.joined_seq);
+        let left_seq = self.left_seq.max(change.left_seq);
+        let changed = newer_preview
+            || last != self.last
+            || own != self.own
+            || peer != self.peer
+            || joined_seq != self.joined_seq
+            || left_seq != self.left_seq;
+        self.joined_seq = joined_seq;
+        self.left_seq = left_seq;
         self.last = last;
         self.own = own;
         self.peer = peer;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use event_log::{EventLog, LogError, PartitionReader, Topic};
 use runtime::shutdown::Tasks;
 
-use crate::store::{LogIdentity, ReaderId};
+use crate::store::{LogIdentity, PositionAdvance, ReaderId};
 
 /// Joins a group, and runs `read` for each partition that is assigned, until the tasks are stopped.
 pub(crate) async fn for_each_partition<F>(
@@ -50,5 +50,14 @@ pub(crate) const fn reader_id(reader: &'static str, topic: Topic, partition: u32
         reader,
         topic: topic.name(),
         partition,
+    }
+}
+
+/// The step of a reader's position from what the store is known to have.
+pub(crate) fn advance(reader: &ReaderId, from: u64, to: u64) -> PositionAdvance {
+    PositionAdvance {
+        reader: reader.clone(),
+        from,
+        to,
     }
 }

@@ -45,6 +45,10 @@ pub enum StoreError {
         /// What the reader reads.
         actual: String,
     },
+    /// The stored position of a reader is below what it has saved before: the store went back, to a
+    /// replica that lacked the end or to a copy. The reader must start again from the stored position.
+    #[error("the store has a position below the one that was saved")]
+    PositionBelowSaved,
     /// Something in the store cannot be understood. Never goes away.
     #[error("the store holds something that cannot be read: {0}")]
     Corrupt(String),
@@ -82,10 +86,22 @@ pub struct SequencedBatch {
     pub conversations: Vec<ConversationUpdate>,
 }
 
+/// How far a reader has got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PositionAdvance {
+    /// Which.
+    pub reader: ReaderId,
+    /// What the store answered, or was told, last.
+    pub from: u64,
+    /// Everything below is durable.
+    pub to: u64,
+}
+
 /// The new state of one conversation.
 #[derive(Debug, Clone)]
 pub struct ConversationUpdate {
-    /// After the batch.
+    /// After the batch; `members` are those that the batch changed, in the order of their ids, since a
+    /// group has many.
     pub state: ConversationState,
     /// The head that the batch was built on: the stored head must be at least this.
     pub base_head_seq: u64,
@@ -119,7 +135,8 @@ pub trait Store: Send + Sync + 'static {
     // --- conversations: events and state -----------------------------------------------------------
 
     /// Inserts the events that are absent and raises heads, `applied_end`, id watermarks and marks to
-    /// the larger value; never lowers anything. Per conversation, events become visible before or with
+    /// the larger value, memberships and the group's state to those of the larger version; never lowers
+    /// anything, and leaves members that the update does not name as they are. Costs what was changed. Per conversation, events become visible before or with
     /// the head. Fails with `EventDiffers` if an event that is there differs in any field, with
     /// `HeadBelowBase` if a stored head (0 if there is no row) is below `base_head_seq`; then nothing of
     /// the batch's failing conversation is visible that contradicts the log.
@@ -130,6 +147,14 @@ pub trait Store: Send + Sync + 'static {
         &self,
         conversations: Vec<ConversationId>,
     ) -> Result<Vec<ConversationState>, StoreError>;
+
+    /// The state of one conversation with at most one member, this user, as far as the conversation
+    /// knows him. Costs the same whatever the number of members.
+    async fn load_conversation_of(
+        &self,
+        conversation: ConversationId,
+        user: UserId,
+    ) -> Result<Option<ConversationState>, StoreError>;
 
     /// The events with these names, at most one each: the one with the lowest seq. One query.
     async fn find_events(
@@ -201,8 +226,10 @@ pub trait Store: Send + Sync + 'static {
     /// call; fails with `OtherLog` if it is not the recorded one.
     async fn open_reader(&self, reader: ReaderId, log: LogIdentity) -> Result<u64, StoreError>;
 
-    /// Raises positions (never lowers one). Call it only when everything below is durable (I6).
-    async fn save_positions(&self, positions: Vec<(ReaderId, u64)>) -> Result<(), StoreError>;
+    /// Raises the position of a reader that was opened (never lowers it). Call it only when everything
+    /// below is durable (I6). Fails with `PositionBelowSaved` if the stored position is below `from`, and
+    /// then changes nothing: what was durable is not any more.
+    async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError>;
 
     /// Makes everything answered before survive a loss of power, and answers then. Before it, a
     /// position must not be handed to the log as a reason to delete records.

@@ -12,7 +12,7 @@ use runtime::shutdown::{CancellationToken, Tasks};
 use crate::{
     codec::{self, RecordError},
     limits::INBOX_BATCH_MAX,
-    readers::{for_each_partition, log_identity, reader_id},
+    readers::{advance, for_each_partition, log_identity, reader_id},
     store::{LogIdentity, Store, StoreError},
 };
 
@@ -88,8 +88,8 @@ async fn read(
     stop: &CancellationToken,
 ) -> Result<(), Stopped> {
     let id = reader_id("users", Topic::Users, reader.partition());
-    let position = store.open_reader(id.clone(), identity.clone()).await?;
-    reader.seek(position).await?;
+    let mut saved = store.open_reader(id.clone(), identity.clone()).await?;
+    reader.seek(saved).await?;
     while let Some(records) = stop.run_until_cancelled(reader.next(INBOX_BATCH_MAX)).await {
         let records = records?;
         for record in &records {
@@ -104,9 +104,9 @@ async fn read(
             }
         }
         if let Some(last) = records.last() {
-            store
-                .save_positions(vec![(id.clone(), last.offset + 1)])
-                .await?;
+            let position = last.offset + 1;
+            store.save_position(advance(&id, saved, position)).await?;
+            saved = position;
             store.sync().await?;
             reader.commit(last.offset + 1);
         }

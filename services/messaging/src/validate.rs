@@ -6,16 +6,19 @@ use runtime::{
     status::ApiError,
 };
 
-use crate::{limits::TEXT_CHARS_MAX, model::Watermark};
+use crate::{
+    limits::{MENTIONS_MAX, TEXT_CHARS_MAX},
+    model::Watermark,
+};
 
-/// A conversation that `user` is a member of.
+/// A conversation that `user` may be a member of: of a group, only the log knows.
 pub(crate) fn conversation(
     user: UserId,
     text: &str,
     field: &str,
 ) -> Result<ConversationId, ApiError> {
     let conversation = id(text, field, ConversationId::parse)?;
-    if conversation.peer_of(user).is_none() {
+    if conversation.group_id().is_none() && conversation.peer_of(user).is_none() {
         return Err(ApiError::field(
             ErrorReason::NotAMember,
             field,
@@ -34,9 +37,53 @@ pub(crate) fn no_such_conversation(field: &str) -> ApiError {
     )
 }
 
+/// The error for a group that `user` never was a member of, or is not any more.
+pub(crate) fn not_a_member(field: &str) -> ApiError {
+    ApiError::field(
+        ErrorReason::NotAMember,
+        field,
+        "the caller is not a member of the conversation",
+    )
+}
+
 /// The name of a message.
 pub(crate) fn message_id(text: &str, field: &str) -> Result<MessageId, ApiError> {
-    id(text, field, MessageId::parse)
+    let message_id = id(text, field, MessageId::parse)?;
+    if message_id.is_of_change() {
+        return Err(ApiError::field(
+            ErrorReason::FieldMalformed,
+            field,
+            "the first eight bytes must not be all zeros",
+        ));
+    }
+    Ok(message_id)
+}
+
+/// Who is mentioned; each once. Whether they are members is the sequencer's to judge.
+pub(crate) fn mentions(
+    conversation: ConversationId,
+    user_ids: &[String],
+    all: bool,
+    field: &str,
+) -> Result<Vec<UserId>, ApiError> {
+    if user_ids.is_empty() && !all {
+        return Ok(Vec::new());
+    }
+    let out_of_range = |why: String| ApiError::field(ErrorReason::FieldOutOfRange, field, why);
+    if conversation.group_id().is_none() {
+        return Err(out_of_range("mentions are of groups only".to_owned()));
+    }
+    if user_ids.len() > MENTIONS_MAX {
+        let why = format!("at most {MENTIONS_MAX} users are mentioned one by one");
+        return Err(out_of_range(why));
+    }
+    let mut users = Vec::with_capacity(user_ids.len());
+    for text in user_ids {
+        users.push(user_id(text, field)?);
+    }
+    users.sort_unstable();
+    users.dedup();
+    Ok(users)
 }
 
 /// A user.

@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 use prost::Message;
-use proto::messaging::v1::{self as wire, server_frame::Frame};
+use proto::{
+    log::v1 as log,
+    messaging::v1::{self as wire, server_frame::Frame},
+};
 use runtime::ids::{ConversationId, UserId};
 
 use crate::{
     codec,
-    model::{Event, EventKind, InboxRow, Marks, Preview, Watermark},
+    model::{Event, InboxRow, Marks, Preview, Watermark},
 };
 
 /// A frame that answers no request, encoded.
@@ -27,11 +30,19 @@ pub(crate) fn answer(request_id: u64, frame: Frame) -> Bytes {
 
 /// An event as clients see it.
 pub(crate) fn event(event: &Event) -> wire::Event {
-    let kind = match event.kind {
-        EventKind::Message => wire::event::Kind::Message(wire::Message {
-            message_id: event.message_id.to_string(),
-            text: codec::text_of(&event.body),
-        }),
+    let kind = match codec::decode_body(&event.body) {
+        Some(log::event_body::Kind::Message(body)) => {
+            Some(wire::event::Kind::Message(wire::Message {
+                message_id: event.message_id.to_string(),
+                text: body.text,
+                mentioned_user_ids: user_ids(&body.mentioned_ids),
+                mentions_all: body.mentions_all,
+            }))
+        }
+        Some(log::event_body::Kind::GroupChange(change)) => {
+            Some(wire::event::Kind::GroupChange(group_change(change)))
+        }
+        None => None,
     };
     wire::Event {
         conversation_id: event.conversation.to_string(),
@@ -39,19 +50,52 @@ pub(crate) fn event(event: &Event) -> wire::Event {
         message_index: event.message_index,
         time_unix_ms: event.time_unix_ms,
         sender_id: event.sender.to_string(),
-        kind: Some(kind),
+        kind,
     }
+}
+
+fn group_change(change: log::GroupChange) -> wire::GroupChange {
+    let info = change.info.unwrap_or_default();
+    let member = |member: &log::GroupMember| {
+        let user = UserId::from_slice(&member.user_id).ok()?;
+        Some(wire::ChangedMember {
+            user_id: user.to_string(),
+            role: member.role,
+        })
+    };
+    wire::GroupChange {
+        version: change.version,
+        // The numbers of both are the same.
+        kind: change.kind,
+        members: change.members.iter().filter_map(member).collect(),
+        name: info.name,
+        description: info.description,
+        picture: info.picture,
+        announcement: change.rules.is_some_and(|rules| rules.announcement),
+        member_count: change.member_count,
+    }
+}
+
+fn user_ids(ids: &[Vec<u8>]) -> Vec<String> {
+    let text = |id: &Vec<u8>| Some(UserId::from_slice(id).ok()?.to_string());
+    ids.iter().filter_map(text).collect()
 }
 
 /// A message as it is to be shown.
 pub(crate) fn shown_message(event: &Event) -> wire::ShownMessage {
+    let body = match codec::decode_body(&event.body) {
+        Some(log::event_body::Kind::Message(body)) => body,
+        _ => log::MessageBody::default(),
+    };
     wire::ShownMessage {
         message_index: event.message_index,
         seq: event.seq,
         time_unix_ms: event.time_unix_ms,
         sender_id: event.sender.to_string(),
         message_id: event.message_id.to_string(),
-        text: codec::text_of(&event.body),
+        text: body.text,
+        mentioned_user_ids: user_ids(&body.mentioned_ids),
+        mentions_all: body.mentions_all,
     }
 }
 
@@ -89,16 +133,22 @@ pub(crate) fn conversation(user: UserId, row: &InboxRow) -> wire::Conversation {
         peer: None,
         // While a partition is replayed, marks may be known before the messages that they are about.
         peer_marks: peer.map(|peer| member_marks(peer, row.peer.up_to(row.last))),
+        group: None,
+        left: row.has_left(),
     }
 }
 
 fn preview(preview: &Preview) -> wire::Preview {
     wire::Preview {
         sender_id: preview.sender.to_string(),
-        message_id: preview.message_id.to_string(),
+        message_id: match preview.joined {
+            true => String::new(),
+            false => preview.message_id.to_string(),
+        },
         seq: preview.seq,
         time_unix_ms: preview.time_unix_ms,
         text: preview.text.clone(),
+        joined: preview.joined,
     }
 }
 

@@ -85,15 +85,47 @@ uuid_id!(
     "message_id"
 );
 
+uuid_id!(
+    /// A group.
+    GroupId,
+    "group_id"
+);
+
+impl MessageId {
+    /// The name of the event of a group's change; no client may use one of these.
+    pub const fn of_change(version: u64) -> Self {
+        let mut bytes = [0; 16];
+        let version = version.to_be_bytes();
+        let mut at = 0;
+        while at < 8 {
+            bytes[8 + at] = version[at];
+            at += 1;
+        }
+        Self(bytes)
+    }
+
+    /// Whether it is the name of a change of a group.
+    pub fn is_of_change(&self) -> bool {
+        self.0[..8] == [0; 8]
+    }
+}
+
 /// The first byte of a direct conversation's id.
 const KIND_DIRECT: u8 = 1;
+/// The first byte of the id of a group's conversation.
+const KIND_GROUP: u8 = 2;
 /// Bytes of a direct conversation's id: the kind and two user ids.
 const DIRECT_LEN: usize = 33;
+/// Bytes of the id of a group's conversation: the kind and the group's id.
+const GROUP_LEN: usize = 17;
 /// Bytes of a direct conversation's id in text: "d:", two UUIDs and a colon between them.
 const DIRECT_TEXT_LEN: usize = 75;
+/// Bytes of a UUID in text.
+const UUID_TEXT_LEN: usize = uuid::fmt::Hyphenated::LENGTH;
 
 /// A conversation. Direct: the id contains both user ids, sorted, so that nobody else can be
-/// authorised, and opening it twice or from both sides gives the same.
+/// authorised, and opening it twice or from both sides gives the same. Of a group: its id is the
+/// group's, and the log knows the members.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConversationId([u8; DIRECT_LEN]);
 
@@ -116,20 +148,33 @@ impl ConversationId {
         Ok(Self(bytes))
     }
 
+    /// The conversation of a group.
+    pub fn group(group: GroupId) -> Self {
+        let mut bytes = [0; DIRECT_LEN];
+        bytes[0] = KIND_GROUP;
+        bytes[1..GROUP_LEN].copy_from_slice(group.as_bytes());
+        Self(bytes)
+    }
+
     /// From the bytes of the log and the stores.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, InvalidId> {
         let invalid = InvalidId {
             kind: "conversation_id",
         };
-        if bytes.len() != DIRECT_LEN || bytes[0] != KIND_DIRECT {
-            return Err(invalid);
-        }
-        let low = UserId::from_slice(&bytes[1..17]).map_err(|_| invalid)?;
-        let high = UserId::from_slice(&bytes[17..]).map_err(|_| invalid)?;
-        if low < high {
-            Self::direct(low, high)
-        } else {
-            Err(invalid)
+        match (bytes.first(), bytes.len()) {
+            (Some(&KIND_DIRECT), DIRECT_LEN) => {
+                let low = UserId::from_slice(&bytes[1..17]).map_err(|_| invalid)?;
+                let high = UserId::from_slice(&bytes[17..]).map_err(|_| invalid)?;
+                if low < high {
+                    Self::direct(low, high)
+                } else {
+                    Err(invalid)
+                }
+            }
+            (Some(&KIND_GROUP), GROUP_LEN) => GroupId::from_slice(&bytes[1..])
+                .map(Self::group)
+                .map_err(|_| invalid),
+            _ => Err(invalid),
         }
     }
 
@@ -138,6 +183,9 @@ impl ConversationId {
         let invalid = InvalidId {
             kind: "conversation_id",
         };
+        if let Some(group) = text.strip_prefix("g:") {
+            return GroupId::parse(group).map(Self::group).map_err(|_| invalid);
+        }
         // Checked before slicing, which would panic inside of a multi-byte character.
         if text.len() != DIRECT_TEXT_LEN || !text.is_ascii() || &text[..2] != "d:" {
             return Err(invalid);
@@ -154,23 +202,39 @@ impl ConversationId {
         }
     }
 
-    /// The bytes.
+    /// The bytes: 33 of a direct conversation, 17 of a group's.
     pub const fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match self.0[0] {
+            KIND_GROUP => self.0.split_at(GROUP_LEN).0,
+            _ => &self.0,
+        }
     }
 
-    /// The two members of a direct conversation, the smaller id first.
-    pub fn members(&self) -> [UserId; 2] {
+    /// Of which group it is; `None` for a direct conversation.
+    pub fn group_id(&self) -> Option<GroupId> {
+        if self.0[0] != KIND_GROUP {
+            return None;
+        }
+        let mut group = [0; 16];
+        group.copy_from_slice(&self.0[1..GROUP_LEN]);
+        Some(GroupId::from_bytes(group))
+    }
+
+    /// The two members of a direct conversation, the smaller id first; `None` for a group's.
+    pub fn direct_members(&self) -> Option<[UserId; 2]> {
+        if self.0[0] != KIND_DIRECT {
+            return None;
+        }
         let mut low = [0; 16];
         let mut high = [0; 16];
         low.copy_from_slice(&self.0[1..17]);
         high.copy_from_slice(&self.0[17..]);
-        [UserId::from_bytes(low), UserId::from_bytes(high)]
+        Some([UserId::from_bytes(low), UserId::from_bytes(high)])
     }
 
-    /// The other member, if `user` is one.
+    /// The other member of a direct conversation, if `user` is one.
     pub fn peer_of(&self, user: UserId) -> Option<UserId> {
-        let [low, high] = self.members();
+        let [low, high] = self.direct_members()?;
         if user == low {
             Some(high)
         } else if user == high {
@@ -183,14 +247,27 @@ impl ConversationId {
 
 impl fmt::Display for ConversationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UUID: usize = uuid::fmt::Hyphenated::LENGTH;
-        let [low, high] = self.members().map(|member| Uuid::from_bytes(member.0));
         // In one piece: then a string of it is one allocation. There are some for each message.
-        let mut text = [b':'; 2 + UUID + 1 + UUID];
-        text[0] = b'd';
-        low.hyphenated().encode_lower(&mut text[2..2 + UUID]);
-        high.hyphenated().encode_lower(&mut text[3 + UUID..]);
-        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        let mut text = [b':'; DIRECT_TEXT_LEN];
+        let mut put = |at: usize, id: [u8; 16]| {
+            let place = &mut text[at..at + UUID_TEXT_LEN];
+            Uuid::from_bytes(id).hyphenated().encode_lower(place);
+        };
+        let len = match (self.direct_members(), self.group_id()) {
+            (Some([low, high]), _) => {
+                put(2, low.0);
+                put(3 + UUID_TEXT_LEN, high.0);
+                text[0] = b'd';
+                DIRECT_TEXT_LEN
+            }
+            (None, Some(group)) => {
+                put(2, group.0);
+                text[0] = b'g';
+                2 + UUID_TEXT_LEN
+            }
+            (None, None) => return Err(fmt::Error),
+        };
+        f.write_str(str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -98,7 +98,8 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::TextTooLong
         | R::TextNotStorable
         | R::PageTokenInvalid
-        | R::FrameUnknown => Code::InvalidArgument,
+        | R::FrameUnknown
+        | R::MentionNotAMember => Code::InvalidArgument,
         R::FrameTooLarge => Code::OutOfRange,
         R::TokenMissing
         | R::TokenInvalid
@@ -106,13 +107,23 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::DeviceRevoked
         | R::CredentialsInvalid
         | R::RefreshTokenReused => Code::Unauthenticated,
-        R::CallerNotAllowed | R::NotAMember => Code::PermissionDenied,
-        R::UserNotFound | R::ConversationNotFound | R::DeviceNotFound => Code::NotFound,
-        R::UsernameTaken => Code::AlreadyExists,
-        R::TooManyDevices | R::HelloRequired | R::HelloRepeated | R::ProtocolVersionUnsupported => {
-            Code::FailedPrecondition
+        R::CallerNotAllowed | R::NotAMember | R::RoleNotSufficient | R::AdminsOnly => {
+            Code::PermissionDenied
         }
-        R::SessionReplaced | R::PrecedingSendUnknown => Code::Aborted,
+        R::UserNotFound
+        | R::ConversationNotFound
+        | R::DeviceNotFound
+        | R::GroupNotFound
+        | R::MemberNotFound
+        | R::JoinRequestNotFound => Code::NotFound,
+        R::UsernameTaken | R::RequestIdReused => Code::AlreadyExists,
+        R::TooManyDevices
+        | R::LimitReached
+        | R::InvitationInvalid
+        | R::HelloRequired
+        | R::HelloRepeated
+        | R::ProtocolVersionUnsupported => Code::FailedPrecondition,
+        R::SessionReplaced | R::PrecedingSendUnknown | R::GroupVersionChanged => Code::Aborted,
         R::SessionSilent => Code::DeadlineExceeded,
         R::RateLimited | R::TooManyInFlight | R::Overloaded | R::TooManyAttempts => {
             Code::ResourceExhausted

@@ -21,7 +21,7 @@ use super::{
     session::{Session, error_frame, send_unknown},
 };
 use crate::{
-    codec::{self, Origin},
+    codec::{self, MessageBody, Origin},
     limits::SEND_DEADLINE,
     model::Marks,
     validate,
@@ -34,40 +34,34 @@ impl Edge {
         request_id: u64,
         send: wire_v1::Send,
     ) -> Option<BoxFuture<'static, ()>> {
-        let checked = check_send(
-            session.user,
-            &send.conversation_id,
-            &send.message_id,
-            &send.text,
-            "send.",
-        );
-        let (conversation, message_id) = match checked {
+        let trace = trace::parse(&send.traceparent);
+        let sent = Sent {
+            conversation_id: send.conversation_id,
+            message_id: send.message_id,
+            text: send.text,
+            mentioned_user_ids: send.mentioned_user_ids,
+            mentions_all: send.mentions_all,
+        };
+        let (conversation, message_id, body) = match check_send(session.user, sent, "send.") {
             Ok(checked) => checked,
-            Err(error) => {
-                let message_id = MessageId::parse(&send.message_id).ok();
+            Err((error, message_id)) => {
                 session.answer(error_frame(request_id, &error, message_id));
                 return None;
             }
         };
-        let peer = conversation.peer_of(session.user)?;
-        if self.directory.is_known(peer) {
-            let trace = trace::parse(&send.traceparent);
-            self.admit(
-                session,
-                request_id,
-                (conversation, message_id),
-                send.text,
-                trace,
-            );
+        // Who is in a group, only the log knows.
+        let unknown_peer = conversation.peer_of(session.user);
+        let unknown_peer = unknown_peer.filter(|peer| !self.directory.is_known(*peer));
+        let Some(peer) = unknown_peer else {
+            self.admit(session, request_id, (conversation, message_id), body, trace);
             return None;
-        }
+        };
         let (edge, session) = (self.clone(), session.clone());
         Some(Box::pin(async move {
             match edge.check_peer(peer, "send.conversation_id").await {
                 Ok(()) => {
-                    let trace = trace::parse(&send.traceparent);
                     let name = (conversation, message_id);
-                    edge.admit(&session, request_id, name, send.text, trace);
+                    edge.admit(&session, request_id, name, body, trace);
                 }
                 Err(error) => {
                     if error.reason != ErrorReason::ConversationNotFound {
@@ -91,7 +85,7 @@ impl Edge {
         session: &Arc<Session>,
         request_id: u64,
         (conversation, message_id): (ConversationId, MessageId),
-        text: String,
+        body: MessageBody,
         trace: Option<Bytes>,
     ) {
         let in_flight_max = self.config.session_in_flight_max;
@@ -103,7 +97,7 @@ impl Edge {
             }
         };
         let origin = self.origin(session.id, request_no);
-        let payload = codec::encode_send(conversation, session.user, message_id, text, origin);
+        let payload = codec::encode_send(conversation, session.user, message_id, body, origin);
         let record = send_record(conversation, payload, trace);
         let session = session.clone();
         let done = move |result: Result<_, AppendError>| {
@@ -131,13 +125,15 @@ impl Edge {
         request: wire_v1::SendMessageRequest,
         trace: Option<Bytes>,
     ) -> Result<Verdict, ApiError> {
-        let wire_v1::SendMessageRequest {
-            conversation_id,
-            message_id,
-            text,
-        } = request;
-        let (conversation, message_id) =
-            check_send(user, &conversation_id, &message_id, &text, "")?;
+        let sent = Sent {
+            conversation_id: request.conversation_id,
+            message_id: request.message_id,
+            text: request.text,
+            mentioned_user_ids: request.mentioned_user_ids,
+            mentions_all: request.mentions_all,
+        };
+        let (conversation, message_id, body) =
+            check_send(user, sent, "").map_err(|(error, _)| error)?;
         self.check_open()?;
         if let Some(peer) = conversation.peer_of(user) {
             self.check_peer(peer, "conversation_id").await?;
@@ -147,7 +143,7 @@ impl Edge {
         self.waiting_calls.lock().insert(call, answer);
         let _guard = CallGuard { edge: self, call };
         let origin = self.origin(0, call);
-        let payload = codec::encode_send(conversation, user, message_id, text, origin);
+        let payload = codec::encode_send(conversation, user, message_id, body, origin);
         let record = send_record(conversation, payload, trace);
         self.append(record).await?;
         match tokio::time::timeout(SEND_DEADLINE, answered).await {
@@ -201,24 +197,50 @@ impl Drop for CallGuard<'_> {
     }
 }
 
+/// A message as a client sends it, in a session or by a call.
+struct Sent {
+    conversation_id: String,
+    message_id: String,
+    text: String,
+    mentioned_user_ids: Vec<String>,
+    mentions_all: bool,
+}
+
+/// The error comes with the message that it is about, if that has a name.
 fn check_send(
     user: UserId,
-    conversation_id: &str,
-    message_id: &str,
-    text: &str,
+    sent: Sent,
     prefix: &str,
-) -> Result<(ConversationId, MessageId), ApiError> {
+) -> Result<(ConversationId, MessageId, MessageBody), (ApiError, Option<MessageId>)> {
     // The names of fields are made only for an error: most sends have none.
-    let check = || {
-        let message_id = validate::message_id(message_id, "message_id")?;
-        let conversation = validate::conversation(user, conversation_id, "conversation_id")?;
-        validate::text(text, "text")?;
-        Ok((conversation, message_id))
+    let check = || -> Result<_, ApiError> {
+        let message_id = validate::message_id(&sent.message_id, "message_id")?;
+        let conversation = validate::conversation(user, &sent.conversation_id, "conversation_id")?;
+        validate::text(&sent.text, "text")?;
+        let mentioned = validate::mentions(
+            conversation,
+            &sent.mentioned_user_ids,
+            sent.mentions_all,
+            "mentioned_user_ids",
+        )?;
+        Ok((conversation, message_id, mentioned))
     };
-    check().map_err(|mut error: ApiError| {
-        error.field.insert_str(0, prefix);
-        error
-    })
+    match check() {
+        Ok((conversation, message_id, mentioned)) => Ok((
+            conversation,
+            message_id,
+            MessageBody {
+                text: sent.text,
+                mentioned,
+                mentions_all: sent.mentions_all,
+            },
+        )),
+        Err(mut error) => {
+            error.field.insert_str(0, prefix);
+            let message_id = MessageId::parse(&sent.message_id).ok();
+            Err((error, message_id))
+        }
+    }
 }
 
 fn send_record(conversation: ConversationId, payload: Bytes, trace: Option<Bytes>) -> NewRecord {

@@ -504,6 +504,14 @@ pub(crate) fn rejection(verdict: &Option<log::verdict::Verdict>) -> ApiError {
         Some(ErrorReason::NotAMember) => {
             ApiError::new(ErrorReason::NotAMember, "not a member of the conversation")
         }
+        Some(ErrorReason::AdminsOnly) => ApiError::new(
+            ErrorReason::AdminsOnly,
+            "only admins send to this group, or mention all of it",
+        ),
+        Some(ErrorReason::MentionNotAMember) => ApiError::new(
+            ErrorReason::MentionNotAMember,
+            "a user who is mentioned is not a member of the group",
+        ),
         Some(reason) => ApiError::new(reason, "the send was rejected"),
         None => send_unknown(),
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use delivery::{Answer, Broadcast};
+use delivery::{Answer, Broadcast, Users};
 use event_log::Record;
 use proto::{error::v1::ErrorReason, log::v1 as log, messaging::v1::server_frame::Frame};
 use runtime::{
@@ -367,6 +367,7 @@ impl Io {
         match &pending.action {
             Action::Send(send) => return self.apply_send(slot, pending, send, replay),
             Action::Marks(marks) => self.apply_marks(slot, marks, replay),
+            Action::GroupChange(_) => {}
         }
         self.applied(slot, pending.offset);
         true
@@ -431,7 +432,7 @@ impl Io {
             kind: EventKind::Message,
             sender: send.sender,
             message_id: send.message_id,
-            body: send.body.clone(),
+            body: codec::encode_body(&send.body, 0),
         });
         let member = state.member_mut(send.sender);
         member.message_id_max = member.message_id_max.max(Some(send.message_id));
@@ -474,7 +475,7 @@ impl Io {
             self.touch(slot).inbox = true;
             let conversation = slot.state.conversation;
             self.outputs.push(Output::Push(Broadcast {
-                users: conversation.members().into(),
+                users: members_of(conversation),
                 frame: wire::marks(conversation, &grown),
                 except_session_id: 0,
                 inbox_version: 0,
@@ -543,12 +544,20 @@ impl Io {
 
     fn push_event(&mut self, event: &Event, send: &Send) {
         self.outputs.push(Output::Push(Broadcast {
-            users: event.conversation.members().into(),
+            users: members_of(event.conversation),
             frame: wire::push(Frame::Event(wire::event(event))),
             except_session_id: send.origin.session_id,
             inbox_version: 0,
         }));
     }
+}
+
+/// The members of a direct conversation.
+fn members_of(conversation: ConversationId) -> Users {
+    conversation
+        .direct_members()
+        .map(Users::from)
+        .unwrap_or_default()
 }
 
 /// Nobody has got further than the conversation, whatever a client says.
@@ -574,7 +583,7 @@ fn inbox_changes<'a>(
     state: &'a ConversationState,
     message: Option<&'a Event>,
 ) -> impl Iterator<Item = InboxChange> + 'a {
-    let members = state.conversation.members();
+    let members = members_of(state.conversation);
     let marks = move |user| {
         state
             .member(user)
@@ -586,15 +595,17 @@ fn inbox_changes<'a>(
         seq: message.seq,
         message_index: message.message_index,
     });
-    members
-        .into_iter()
-        .enumerate()
-        .map(move |(at, user)| InboxChange {
+    (0..members.len()).map(move |at| {
+        let user = members[at];
+        InboxChange {
             user,
             conversation: state.conversation,
             last,
             preview: preview.clone(),
             own: marks(user),
             peer: marks(members[1 - at]),
-        })
+            joined_seq: 0,
+            left_seq: 0,
+        }
+    })
 }

@@ -25,8 +25,8 @@ use crate::{
     codec,
     limits::{INGEST_MAX, PERSIST_DELAY, PERSIST_NOW, POSITION_INTERVAL, SYNC_INTERVAL},
     model::{ConversationState, Event, InboxChange},
-    readers::{log_identity, reader_id},
-    store::{LogIdentity, ReaderId, Store, StoreError},
+    readers::{advance, log_identity, reader_id},
+    store::{LogIdentity, PositionAdvance, ReaderId, Store, StoreError},
 };
 
 /// First and longest pause between tries of what the store or the log refused.
@@ -235,7 +235,7 @@ impl Run<'_> {
                 () = cut => None,
                 _ = save.tick(), if !saving && self.position > self.saved => {
                     saving = true;
-                    self.io.push(save_position(self.context.store.clone(), self.at(self.position)));
+                    self.io.push(save_position(self.context.store.clone(), advance(self.id, self.saved, self.position)));
                     None
                 }
                 _ = sync.tick(), if !syncing && self.saved > self.synced => {
@@ -244,7 +244,7 @@ impl Run<'_> {
                     None
                 }
                 () = self.context.stop.cancelled() => {
-                    save_position(self.context.store.clone(), self.at(self.position)).await;
+                    save_position(self.context.store.clone(), advance(self.id, self.saved, self.position)).await;
                     return Turn::Stop(Stopped::GivenUp);
                 }
             };
@@ -385,10 +385,6 @@ impl Run<'_> {
             error => Turn::Stop(Stopped::Broken(error.to_string())),
         }
     }
-
-    fn at(&self, position: u64) -> (ReaderId, u64) {
-        (self.id.clone(), position)
-    }
 }
 
 /// Tries until it works; `None` when stopping.
@@ -508,10 +504,10 @@ fn publish(
     })
 }
 
-fn save_position(store: Arc<dyn Store>, at: (ReaderId, u64)) -> BoxFuture<'static, Done> {
+fn save_position(store: Arc<dyn Store>, advance: PositionAdvance) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let position = at.1;
-        match store.save_positions(vec![at]).await {
+        let position = advance.to;
+        match store.save_position(advance).await {
             Ok(()) => Done::Saved(Some(position)),
             Err(error) => {
                 tracing::warn!(%error, "position not saved");

@@ -34,7 +34,10 @@ use runtime::{
     postgres::{Database, Failure, Migrator, OpenError, PostgresConfig, PostgresError},
 };
 
-use super::{InboxApplied, LogIdentity, ReaderId, SeqRange, SequencedBatch, Store, StoreError};
+use super::{
+    InboxApplied, LogIdentity, PositionAdvance, ReaderId, SeqRange, SequencedBatch, Store,
+    StoreError,
+};
 use crate::model::{ConversationState, Event, InboxChange, InboxHead, InboxRow};
 
 mod columns;
@@ -150,8 +153,20 @@ impl Store for PostgresStore {
         readers::open(&self.database, &reader, &log).await
     }
 
-    async fn save_positions(&self, positions: Vec<(ReaderId, u64)>) -> Result<(), StoreError> {
-        readers::save_positions(&self.database, &positions).await
+    async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
+        readers::save_positions(&self.database, &[(advance.reader, advance.to)]).await
+    }
+
+    async fn load_conversation_of(
+        &self,
+        conversation: ConversationId,
+        user: UserId,
+    ) -> Result<Option<ConversationState>, StoreError> {
+        let mut states = self.load_conversations(vec![conversation]).await?;
+        Ok(states.pop().map(|mut state| {
+            state.members.retain(|member| member.user == user);
+            state
+        }))
     }
 
     async fn sync(&self) -> Result<(), StoreError> {

@@ -13,7 +13,10 @@ use runtime::{
 };
 use rusqlite::ErrorCode;
 
-use super::{InboxApplied, LogIdentity, ReaderId, SeqRange, SequencedBatch, Store, StoreError};
+use super::{
+    InboxApplied, LogIdentity, PositionAdvance, ReaderId, SeqRange, SequencedBatch, Store,
+    StoreError,
+};
 use crate::model::{ConversationState, Event, InboxChange, InboxHead, InboxRow};
 
 mod columns;
@@ -147,7 +150,20 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn save_positions(&self, positions: Vec<(ReaderId, u64)>) -> Result<(), StoreError> {
+    async fn load_conversation_of(
+        &self,
+        conversation: ConversationId,
+        user: UserId,
+    ) -> Result<Option<ConversationState>, StoreError> {
+        let mut states = self.load_conversations(vec![conversation]).await?;
+        Ok(states.pop().map(|mut state| {
+            state.members.retain(|member| member.user == user);
+            state
+        }))
+    }
+
+    async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
+        let positions = [(advance.reader, advance.to)];
         self.database
             .write(move |tx| readers::save_positions(tx, &positions))
             .await

@@ -151,6 +151,7 @@ pub(super) async fn load(
             .is_none_or(|last| last.conversation != conversation)
         {
             states.push(ConversationState {
+                group: crate::model::GroupState::default(),
                 conversation,
                 head_seq: columns.number(1)?,
                 last_message_index: columns.number(2)?,
@@ -266,6 +267,7 @@ fn read_member(columns: &Columns<'_>) -> Result<MemberState, StoreError> {
         Some(columns.message(6)?)
     };
     Ok(MemberState {
+        membership: None,
         user: columns.user(5)?,
         message_id_max,
         marks: columns.marks(7)?,

@@ -278,6 +278,7 @@ fn read_row(columns: &Columns<'_>) -> Result<Option<InboxRow>, StoreError> {
     } else {
         let text = str::from_utf8(columns.bytes(19)?);
         Some(Preview {
+            joined: false,
             sender: columns.user(15)?,
             message_id: columns.message(16)?,
             seq: columns.number(17)?,
@@ -288,6 +289,8 @@ fn read_row(columns: &Columns<'_>) -> Result<Option<InboxRow>, StoreError> {
         })
     };
     Ok(Some(InboxRow {
+        joined_seq: 0,
+        left_seq: 0,
         conversation: columns.conversation(3)?,
         version: columns.number(4)?,
         last: columns.watermark(5)?,

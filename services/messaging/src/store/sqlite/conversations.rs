@@ -188,6 +188,7 @@ impl<'c> Raise<'c> {
         };
         let members = std::mem::take(&mut stored.members);
         let raised = ConversationState {
+            group: crate::model::GroupState::default(),
             conversation: id,
             head_seq: stored.head_seq.max(state.head_seq),
             last_message_index: stored.last_message_index.max(state.last_message_index),
@@ -220,11 +221,15 @@ impl<'c> Raise<'c> {
                 .binary_search_by_key(&member.user, |old| old.user)
                 .ok()
                 .and_then(|at| stored.get(at));
-            let raised = old.map_or(*member, |old| MemberState {
-                user: member.user,
-                message_id_max: old.message_id_max.max(member.message_id_max),
-                marks: old.marks.max(member.marks),
-            });
+            let raised = old.map_or_else(
+                || member.clone(),
+                |old| MemberState {
+                    membership: None,
+                    user: member.user,
+                    message_id_max: old.message_id_max.max(member.message_id_max),
+                    marks: old.marks.max(member.marks),
+                },
+            );
             if old == Some(&raised) {
                 continue;
             }
@@ -378,6 +383,7 @@ fn read_conversation(
             read
         } else {
             let state = ConversationState {
+                group: crate::model::GroupState::default(),
                 conversation,
                 head_seq: columns.number(1)?,
                 last_message_index: columns.number(2)?,
@@ -396,6 +402,7 @@ fn read_conversation(
             Some(columns.message(6)?)
         };
         state.members.push(MemberState {
+            membership: None,
             user: columns.user(5)?,
             message_id_max,
             marks: columns.marks(7)?,

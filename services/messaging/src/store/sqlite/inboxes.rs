@@ -494,6 +494,7 @@ fn read_row(columns: &Columns<'_>) -> Result<InboxRow, StoreError> {
         None
     } else {
         Some(Preview {
+            joined: false,
             sender: columns.user(12)?,
             message_id: columns.message(13)?,
             seq: columns.number(14)?,
@@ -502,6 +503,8 @@ fn read_row(columns: &Columns<'_>) -> Result<InboxRow, StoreError> {
         })
     };
     Ok(InboxRow {
+        joined_seq: 0,
+        left_seq: 0,
         conversation: columns.conversation(0)?,
         version: columns.number(1)?,
         last: columns.watermark(2)?,

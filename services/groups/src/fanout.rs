@@ -1,0 +1,1 @@
+//! The fan-out of a group's events to its members.
