@@ -1,5 +1,5 @@
-//! Who exists, and what a line about them says: profiles as messaging needs them, asked of `profile`
-//! and remembered for a while.
+//! Who exists, and what a line about them says: profiles and groups as messaging needs them, asked of
+//! `profile` and `groups` and remembered for a while.
 
 use std::{
     collections::HashMap,
@@ -7,11 +7,16 @@ use std::{
 };
 
 use proto::{
-    messaging::v1::ProfileSnippet,
+    groups::v1::{BatchGetSnippetsRequest, directory_service_client::DirectoryServiceClient},
+    messaging::v1::{GroupSnippet, ProfileSnippet},
     profile::v1::{BatchGetProfilesRequest, profile_service_client::ProfileServiceClient},
 };
 use quick_cache::sync::Cache;
-use runtime::{auth::ServiceChannel, ids::UserId, status::ApiError};
+use runtime::{
+    auth::ServiceChannel,
+    ids::{GroupId, UserId},
+    status::ApiError,
+};
 
 use crate::limits::CALL_DEADLINE;
 
@@ -19,18 +24,24 @@ use crate::limits::CALL_DEADLINE;
 const PROFILES_MAX: usize = 50_000;
 /// How long a snippet may be shown after it was asked for. That a user exists never changes.
 const SNIPPET_AGE_MAX: Duration = Duration::from_secs(30);
-/// Users in one question, as `profile` allows.
+/// Users in one question, as `profile` allows; and groups, as `groups` does.
 const USERS_PER_CALL_MAX: usize = 500;
+/// Groups remembered, each as one user sees it: about 300 bytes each.
+const GROUPS_MAX: usize = 50_000;
 
-/// Profiles, as far as messaging needs them.
+/// Profiles and groups, as far as messaging needs them.
 pub(crate) struct Directory {
+    groups: DirectoryServiceClient<ServiceChannel>,
+    known_groups: Cache<(UserId, GroupId), (Instant, GroupSnippet)>,
     profiles: ProfileServiceClient<ServiceChannel>,
     known: Cache<UserId, (Instant, ProfileSnippet)>,
 }
 
 impl Directory {
-    pub(crate) fn new(profile: ServiceChannel) -> Self {
+    pub(crate) fn new(profile: ServiceChannel, groups: ServiceChannel) -> Self {
         Self {
+            groups: DirectoryServiceClient::new(groups),
+            known_groups: Cache::new(GROUPS_MAX),
             profiles: ProfileServiceClient::new(profile),
             known: Cache::new(PROFILES_MAX),
         }
@@ -66,6 +77,71 @@ impl Directory {
         }
         for users in missing.chunks(USERS_PER_CALL_MAX) {
             snippets.extend(self.ask(users).await?);
+        }
+        Ok(snippets)
+    }
+
+    /// What lines about these groups say to this user. A list without the names of groups is better than
+    /// none: those that cannot be had now are left out.
+    pub(crate) async fn group_snippets(
+        &self,
+        user: UserId,
+        groups: &[GroupId],
+    ) -> HashMap<GroupId, GroupSnippet> {
+        let mut snippets = HashMap::with_capacity(groups.len());
+        let mut missing = Vec::new();
+        for group in groups {
+            match self.known_groups.get(&(user, *group)) {
+                Some((asked, snippet)) if asked.elapsed() <= SNIPPET_AGE_MAX => {
+                    snippets.insert(*group, snippet);
+                }
+                _ => missing.push(*group),
+            }
+        }
+        for groups in missing.chunks(USERS_PER_CALL_MAX) {
+            match self.ask_groups(user, groups).await {
+                Ok(found) => snippets.extend(found),
+                Err(error) => {
+                    tracing::debug!(%error, "groups could not be asked for names");
+                    break;
+                }
+            }
+        }
+        snippets
+    }
+
+    async fn ask_groups(
+        &self,
+        user: UserId,
+        groups: &[GroupId],
+    ) -> Result<HashMap<GroupId, GroupSnippet>, ApiError> {
+        let request = BatchGetSnippetsRequest {
+            user_id: user.as_bytes().to_vec(),
+            group_ids: groups.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        };
+        let mut client = self.groups.clone();
+        let answer = tokio::time::timeout(CALL_DEADLINE, client.batch_get_snippets(request)).await;
+        let found = match answer {
+            Ok(Ok(answer)) => answer.into_inner().snippets,
+            Ok(Err(status)) => return Err(ApiError::unavailable(&status)),
+            Err(elapsed) => return Err(ApiError::unavailable(&elapsed)),
+        };
+        let now = Instant::now();
+        let mut snippets = HashMap::with_capacity(found.len());
+        for found in found {
+            let Ok(group) = GroupId::from_slice(&found.group_id) else {
+                continue;
+            };
+            let snippet = GroupSnippet {
+                group_id: group.to_string(),
+                name: found.name,
+                picture: found.picture,
+                member_count: found.member_count,
+                version: found.version,
+            };
+            self.known_groups
+                .insert((user, group), (now, snippet.clone()));
+            snippets.insert(group, snippet);
         }
         Ok(snippets)
     }

@@ -27,6 +27,7 @@ const PASSED_ON_TO_PROFILE: [&str; 2] = [
     "messenger.profile.v1.AccountService",
     "messenger.profile.v1.ProfileService",
 ];
+const PASSED_ON_TO_GROUPS: [&str; 1] = ["messenger.groups.v1.GroupService"];
 const PASSED_ON_TO_PRESENCE: [&str; 1] = ["messenger.presence.v1.PresenceService"];
 
 /// The settings of a messaging process.
@@ -41,6 +42,8 @@ pub(crate) struct Settings {
     postgres: PostgresConfig,
     /// `host:port` of the replicas of profile; one name that stands for all of them will do.
     profile_addresses: Vec<String>,
+    /// The same of groups.
+    groups_addresses: Vec<String>,
     /// The replicas of presence, all of them, by name.
     presence: Vec<Replica>,
     /// Messaging itself.
@@ -94,6 +97,7 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
             clock,
             verifier,
             profile: identity.on(profile()),
+            groups: identity.on(channel::replicas(settings.groups_addresses.clone())),
             registries,
             connect: Arc::new(
                 move |edge| Ok(to_edges.on(channel::replicas(vec![edge.to_owned()]))),
@@ -134,5 +138,8 @@ fn gateway(settings: &Settings) -> Gateway {
     let presence = channel::replicas(addresses.collect());
     let to_profile = PASSED_ON_TO_PROFILE.map(|service| (service, profile.clone()));
     let to_presence = PASSED_ON_TO_PRESENCE.map(|service| (service, presence.clone()));
-    Gateway::new(to_profile.into_iter().chain(to_presence))
+    let groups = channel::replicas(settings.groups_addresses.clone());
+    let to_groups = PASSED_ON_TO_GROUPS.map(|service| (service, groups.clone()));
+    let all = to_profile.into_iter().chain(to_presence).chain(to_groups);
+    Gateway::new(all)
 }

@@ -1,6 +1,6 @@
 //! `MessagingService`: checks and converts, nothing else.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use prost::Message as _;
 use proto::{
@@ -10,7 +10,7 @@ use proto::{
 };
 use runtime::{
     auth::user_caller,
-    ids::{ConversationId, UserId},
+    ids::{ConversationId, GroupId, UserId},
     page_token::{self, page_size},
     status::ApiError,
     trace,
@@ -22,13 +22,17 @@ use crate::{
     edge::{Edge, rejection},
     limits::{
         ANSWER_BYTES_MAX, CHANGES_PAGE_DEFAULT, CHANGES_PAGE_MAX, CONVERSATIONS_PAGE_DEFAULT,
-        CONVERSATIONS_PAGE_MAX, EVENTS_PAGE_DEFAULT, EVENTS_PAGE_MAX, RANGES_MAX,
+        CONVERSATIONS_PAGE_MAX, EVENTS_PAGE_DEFAULT, EVENTS_PAGE_MAX,
     },
     model::{InboxRow, Marks},
-    read::{Page, PageRequest, Reader, read_error},
+    read::{PageRequest, Reader, read_error},
     store::Store,
     validate, wire,
 };
+
+mod ranges;
+
+use self::ranges::{event_range, message_range, no_room, page_requests};
 
 /// The service, as gRPC calls it.
 pub(crate) struct Grpc {
@@ -46,7 +50,7 @@ impl Grpc {
         Ok(user)
     }
 
-    /// Rows with the profiles of the peers, so that no screen asks again for each.
+    /// Rows with the profiles of the peers, and with the groups, so that no screen asks again for each.
     async fn rows(
         &self,
         user: UserId,
@@ -56,13 +60,21 @@ impl Grpc {
             .iter()
             .filter_map(|row| row.conversation.peer_of(user))
             .collect();
-        let mut snippets = self.directory.snippets(&peers).await?;
+        let groups: Vec<GroupId> = rows
+            .iter()
+            .filter_map(|row| row.conversation.group_id())
+            .collect();
+        let (snippets, groups) = tokio::join!(
+            self.directory.snippets(&peers),
+            self.directory.group_snippets(user, &groups),
+        );
+        let mut snippets = snippets?;
         let conversations = rows.iter().map(|row| {
             let mut conversation = wire::conversation(user, row);
-            conversation.peer = row
-                .conversation
-                .peer_of(user)
-                .and_then(|peer| snippets.remove(&peer));
+            let peer = row.conversation.peer_of(user);
+            conversation.peer = peer.and_then(|peer| snippets.remove(&peer));
+            let group = row.conversation.group_id();
+            conversation.group = group.and_then(|group| groups.get(&group).cloned());
             conversation
         });
         Ok(conversations.collect())
@@ -75,12 +87,17 @@ impl Grpc {
         missing: ErrorReason,
         field: &str,
     ) -> Result<wire_v1::Conversation, ApiError> {
+        if conversation.group_id().is_some() {
+            self.reader
+                .check_was_member(conversation, user, field)
+                .await?;
+        }
         let row = self.reader.row(user, conversation).await?;
         let conversations = self.rows(user, &[row]).await?;
         conversations
             .into_iter()
             .next()
-            .filter(|conversation| conversation.peer.is_some())
+            .filter(|row| row.peer.is_some() || conversation.group_id().is_some())
             .ok_or_else(|| ApiError::field(missing, field, "there is no such user"))
     }
 
@@ -92,9 +109,10 @@ impl Grpc {
         conversations: &[ConversationId],
         field: impl Fn(usize) -> String,
     ) -> Result<(), ApiError> {
+        // Of a group, the log knows who is in it.
         let is_known = |conversation: &ConversationId| {
             let peer = conversation.peer_of(user);
-            peer.is_some_and(|peer| self.directory.is_known(peer))
+            peer.is_none_or(|peer| self.directory.is_known(peer))
         };
         let unsure = conversations.iter().copied();
         let unsure = unsure.filter(|conversation| !is_known(conversation));
@@ -382,8 +400,47 @@ impl MessagingService for Grpc {
         &self,
         request: Request<wire_v1::ListReceiptsRequest>,
     ) -> Result<Response<wire_v1::ListReceiptsResponse>, Status> {
-        self.caller(&request)?;
-        Err(Status::unimplemented("soon"))
+        let user = self.caller(&request)?;
+        let request = request.get_ref();
+        let field = "conversation_id";
+        let conversation = validate::conversation(user, &request.conversation_id, field)?;
+        self.check_peers(user, &[conversation], |_| field.to_owned())
+            .await?;
+        let limit = page_size(
+            request.page_size,
+            EVENTS_PAGE_DEFAULT,
+            EVENTS_PAGE_MAX,
+            "page_size",
+        )?;
+        let scope = ("ListReceipts", user, conversation, request.message_index);
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(user_cursor(&page_token::decode(
+                &scope,
+                token,
+                "page_token",
+            )?)?),
+        };
+        let receipts = self
+            .reader
+            .receipts(conversation, user, request.message_index, after, limit)
+            .await?;
+        let next_page_token = match receipts.members.last().filter(|_| receipts.more) {
+            Some((user, _)) => page_token::encode(&scope, user.as_bytes()),
+            None => String::new(),
+        };
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let members = receipts.members.iter();
+        Ok(Response::new(wire_v1::ListReceiptsResponse {
+            message_index: receipts.message_index,
+            member_count: count(receipts.member_count),
+            delivered_count: count(receipts.delivered_count),
+            read_count: count(receipts.read_count),
+            members: members
+                .map(|(user, marks)| wire::member_marks(*user, *marks))
+                .collect(),
+            next_page_token,
+        }))
     }
 
     async fn get_unread_total(
@@ -399,104 +456,6 @@ impl MessagingService for Grpc {
             unread_total: head.unread_total,
             inbox_version: head.version,
         }))
-    }
-}
-
-/// A range as it was asked for, before it is checked.
-struct Asked<'a> {
-    conversation_id: &'a str,
-    after: u64,
-    before: u64,
-    min_seq: u64,
-    as_of_seq: u64,
-    page_size: i32,
-    order: i32,
-}
-
-fn event_range(range: &wire_v1::EventRange) -> Asked<'_> {
-    Asked {
-        conversation_id: &range.conversation_id,
-        after: range.after_seq,
-        before: range.before_seq,
-        min_seq: range.min_seq,
-        as_of_seq: 0,
-        page_size: range.page_size,
-        order: range.order,
-    }
-}
-
-fn message_range(range: &wire_v1::MessageRange) -> Asked<'_> {
-    Asked {
-        conversation_id: &range.conversation_id,
-        after: range.after_message_index,
-        before: range.before_message_index,
-        min_seq: range.min_seq,
-        as_of_seq: range.as_of_seq,
-        page_size: range.page_size,
-        order: range.order,
-    }
-}
-
-/// Checks all ranges before the first is read.
-fn page_requests<'a>(
-    user: UserId,
-    count: usize,
-    ranges: impl Iterator<Item = Asked<'a>>,
-) -> Result<Vec<PageRequest>, ApiError> {
-    if count == 0 || count > RANGES_MAX {
-        return Err(ApiError::field(
-            ErrorReason::FieldOutOfRange,
-            "ranges",
-            format!("1 to {RANGES_MAX} ranges"),
-        ));
-    }
-    let mut seen = HashSet::with_capacity(count);
-    let mut requests = Vec::with_capacity(count);
-    for (at, asked) in ranges.enumerate() {
-        let field = |name: &str| format!("ranges[{at}].{name}");
-        let conversation =
-            validate::conversation(user, asked.conversation_id, &field("conversation_id"))?;
-        if !seen.insert(conversation) {
-            return Err(ApiError::field(
-                ErrorReason::FieldMalformed,
-                field("conversation_id"),
-                "each range is of another conversation",
-            ));
-        }
-        let order = wire_v1::Order::try_from(asked.order).map_err(|_| {
-            ApiError::field(
-                ErrorReason::FieldOutOfRange,
-                field("order"),
-                "no such order",
-            )
-        })?;
-        requests.push(PageRequest {
-            conversation,
-            after: asked.after,
-            before: asked.before,
-            min_seq: asked.min_seq,
-            as_of_seq: asked.as_of_seq,
-            newest_first: order == wire_v1::Order::NewestFirst,
-            limit: page_size(
-                asked.page_size,
-                EVENTS_PAGE_DEFAULT,
-                EVENTS_PAGE_MAX,
-                &field("page_size"),
-            )?,
-            bytes_max: ANSWER_BYTES_MAX,
-        });
-    }
-    Ok(requests)
-}
-
-/// The page of a range for which the answer had no room.
-const fn no_room() -> Page {
-    Page {
-        from: 0,
-        to: 0,
-        events: Vec::new(),
-        head_seq: 0,
-        more: true,
     }
 }
 
@@ -517,11 +476,17 @@ fn list_cursor(bytes: &[u8]) -> Result<(i64, ConversationId), ApiError> {
             let conversation = ConversationId::from_slice(conversation).ok()?;
             Some((i64::from_le_bytes(*time), conversation))
         });
-    cursor.ok_or_else(|| {
-        ApiError::field(
-            ErrorReason::PageTokenInvalid,
-            "page_token",
-            "not a page token",
-        )
-    })
+    cursor.ok_or_else(not_a_page_token)
+}
+
+fn user_cursor(bytes: &[u8]) -> Result<UserId, ApiError> {
+    UserId::from_slice(bytes).map_err(|_| not_a_page_token())
+}
+
+fn not_a_page_token() -> ApiError {
+    ApiError::field(
+        ErrorReason::PageTokenInvalid,
+        "page_token",
+        "not a page token",
+    )
 }

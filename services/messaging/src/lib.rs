@@ -30,6 +30,7 @@ pub mod limits;
 pub mod model;
 mod read;
 mod readers;
+mod receipts;
 mod sequencer;
 pub mod store;
 mod users;
@@ -74,6 +75,8 @@ pub struct Deps {
     pub verifier: Verifier,
     /// The profile service.
     pub profile: ServiceChannel,
+    /// The groups service.
+    pub groups: ServiceChannel,
     /// The registry of sessions.
     pub registries: Registries,
     /// Makes channels to other edges.
@@ -100,6 +103,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         clock,
         verifier,
         profile,
+        groups,
         registries,
         connect,
     } = deps;
@@ -111,7 +115,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         &registries,
         &tasks,
     );
-    let directory = Arc::new(Directory::new(profile));
+    let directory = Arc::new(Directory::new(profile, groups));
     let edge = Edge::new(EdgeParts {
         config,
         clock,

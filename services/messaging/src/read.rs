@@ -12,9 +12,10 @@ use tokio::time::Instant;
 
 use crate::{
     limits::{EVENT_OVERHEAD_BYTES, EVENTS_PAGE_MAX, FRAME_BYTES_MAX, READ_WAIT_MAX},
-    model::{Event, EventKind, InboxHead, InboxRow},
+    model::{Event, EventKind, InboxHead, InboxRow, MemberState, Window},
     sequencer::Sequencers,
     store::{SeqRange, Store, StoreError},
+    validate::not_a_member,
 };
 
 /// First and longest pause between looks at a store that another node fills.
@@ -29,6 +30,8 @@ const STORE_BYTES_MAX: usize = (EVENTS_PAGE_MAX + 1) * FRAME_BYTES_MAX;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PageRequest {
     pub(crate) conversation: ConversationId,
+    /// Who reads: of a group, only what this user may.
+    pub(crate) user: UserId,
     /// Exclusive; 0 = from the first.
     pub(crate) after: u64,
     /// Exclusive; 0 = to the last.
@@ -71,40 +74,64 @@ pub(crate) struct Reader {
     pub(crate) sequencers: Arc<Sequencers>,
 }
 
-/// What is known of a conversation: its head, and its newest events if the memory has them.
+/// What is known of a conversation: its head, its newest events if the memory has them, and what the
+/// reader may see of it.
 struct Known {
     in_memory: bool,
     head_seq: u64,
     tail: Vec<Arc<Event>>,
+    visible: Vec<Window>,
 }
+
+impl Known {
+    /// The last seq for this reader; `Err` if nothing ever was.
+    fn last_seq(&self) -> Result<u64, ApiError> {
+        let last = self.visible.last().ok_or_else(|| not_a_member(""))?;
+        Ok(last.to_seq.unwrap_or(u64::MAX).min(self.head_seq))
+    }
+}
+
+/// All of a direct conversation.
+const EVERYTHING: Window = Window {
+    from_seq: 1,
+    to_seq: None,
+};
 
 impl Reader {
     /// Events by seq.
     pub(crate) async fn events(&self, request: PageRequest) -> Result<Page, ApiError> {
-        let known = self.wait_for(request.conversation, request.min_seq).await?;
+        let known = self.wait_for(&request).await?;
         self.page(request, &known).await
     }
 
     /// Messages by message index: the range of `request` is in indexes, the page is in seqs.
     pub(crate) async fn messages(&self, mut request: PageRequest) -> Result<Page, ApiError> {
-        let known = self.wait_for(request.conversation, request.min_seq).await?;
+        let known = self.wait_for(&request).await?;
         let conversation = request.conversation;
-        if request.after > 0 {
-            // From the message with the next index on.
-            let next = self
-                .seq_of_index(conversation, request.after.saturating_add(1), &known)
-                .await?;
-            request.after = next.map_or(known.head_seq, |seq| seq - 1);
-        }
+        // From the message with the next index on.
+        let next = self
+            .seq_of_index(conversation, request.after.saturating_add(1), &known)
+            .await?;
+        request.after = next.map_or(known.head_seq, |seq| seq - 1);
         if request.before > 0 {
             let seq = self
                 .seq_of_index(conversation, request.before, &known)
                 .await?;
             request.before = seq.unwrap_or(0);
         }
-        let mut page = self.page(request, &known).await?;
-        page.events.retain(|event| event.kind == EventKind::Message);
-        Ok(page)
+        loop {
+            let mut page = self.page(request, &known).await?;
+            page.events.retain(|event| event.kind == EventKind::Message);
+            if !page.events.is_empty() || !page.more {
+                return Ok(page);
+            }
+            // Nothing but changes of the group: who pages by messages would not get past them.
+            request.limit = EVENTS_PAGE_MAX;
+            match request.newest_first {
+                true => request.before = page.from,
+                false => request.after = page.to,
+            }
+        }
     }
 
     async fn seq_of_index(
@@ -131,7 +158,8 @@ impl Reader {
     }
 
     async fn page(&self, request: PageRequest, known: &Known) -> Result<Page, ApiError> {
-        let mut last = known.head_seq;
+        let head_seq = known.last_seq()?;
+        let mut last = head_seq;
         if request.as_of_seq > 0 {
             last = last.min(request.as_of_seq);
         }
@@ -139,7 +167,6 @@ impl Reader {
             last = last.min(request.before - 1);
         }
         let first = request.after.saturating_add(1);
-        let head_seq = known.head_seq;
         if first > last {
             return Ok(Page {
                 from: 0,
@@ -149,11 +176,24 @@ impl Reader {
                 more: false,
             });
         }
-        let events = match from_memory(known, first, last, &request) {
-            Some(events) => events,
-            None => self.with_store(known, first, last, &request).await?,
+        let Some(part) = visible_part(&known.visible, first, last, request.newest_first) else {
+            return Ok(Page {
+                from: first,
+                to: last,
+                events: Vec::new(),
+                head_seq,
+                more: false,
+            });
         };
-        Ok(cover(events, first, last, head_seq, &request))
+        let events = match from_memory(known, part.first, part.last, &request) {
+            Some(events) => events,
+            None => {
+                self.with_store(known, part.first, part.last, &request)
+                    .await?
+            }
+        };
+        let page = cover(events, part.first, part.last, head_seq, &request);
+        Ok(with_hidden(page, &part, first, last, request.newest_first))
     }
 
     async fn with_store(
@@ -200,17 +240,14 @@ impl Reader {
     }
 
     /// What is known of a conversation, once it has got to `min_seq`.
-    async fn wait_for(
-        &self,
-        conversation: ConversationId,
-        min_seq: u64,
-    ) -> Result<Known, ApiError> {
+    async fn wait_for(&self, request: &PageRequest) -> Result<Known, ApiError> {
+        let (conversation, min_seq) = (request.conversation, request.min_seq);
         let deadline = Instant::now() + READ_WAIT_MAX;
         let mut pause = POLL_MIN;
         loop {
             // Taken before looking, so that nothing is missed in between.
             let progress = self.sequencers.progress(&conversation);
-            let known = self.known(conversation).await?;
+            let known = self.known(conversation, request.user).await?;
             if known.head_seq >= min_seq {
                 return Ok(known);
             }
@@ -229,7 +266,7 @@ impl Reader {
         }
     }
 
-    async fn known(&self, conversation: ConversationId) -> Result<Known, ApiError> {
+    async fn known(&self, conversation: ConversationId, user: UserId) -> Result<Known, ApiError> {
         let deadline = Instant::now() + READ_WAIT_MAX;
         while !self.sequencers.is_caught_up(&conversation) {
             if Instant::now() >= deadline {
@@ -237,24 +274,45 @@ impl Reader {
             }
             tokio::time::sleep(POLL_MIN).await;
         }
-        if let Some(view) = self.sequencers.view(&conversation) {
+        let is_group = conversation.group_id().is_some();
+        let visible = |member: Option<MemberState>| match is_group {
+            true => windows_of(member),
+            false => vec![EVERYTHING],
+        };
+        if let Some(view) = self.sequencers.view(&conversation, user) {
             return Ok(Known {
                 in_memory: true,
                 head_seq: view.head.seq,
                 tail: view.events,
+                visible: visible(view.member),
             });
         }
-        let states = self
+        let state = self
             .store
-            .load_conversations(vec![conversation])
+            .load_conversation_of(conversation, user)
             .await
             .map_err(read_error)?;
-        let head_seq = states.first().map_or(0, |state| state.head_seq);
+        let head_seq = state.as_ref().map_or(0, |state| state.head_seq);
+        let member = state.and_then(|mut state| state.members.pop());
         Ok(Known {
             in_memory: false,
             head_seq,
             tail: Vec::new(),
+            visible: visible(member),
         })
+    }
+
+    /// Whether the user is, or was, a member of the conversation.
+    pub(crate) async fn check_was_member(
+        &self,
+        conversation: ConversationId,
+        user: UserId,
+        field: &str,
+    ) -> Result<(), ApiError> {
+        match self.known(conversation, user).await?.visible.is_empty() {
+            true => Err(not_a_member(field)),
+            false => Ok(()),
+        }
     }
 
     /// Those of the conversations in which nothing has happened, as far as memory and store know.
@@ -263,8 +321,8 @@ impl Reader {
         conversations: Vec<ConversationId>,
     ) -> Result<HashSet<ConversationId>, ApiError> {
         let in_memory = |id: &ConversationId| {
-            let view = self.sequencers.view(id);
-            view.is_some_and(|view| view.head.seq > 0)
+            let head = self.sequencers.head(id);
+            head.is_some_and(|head| head.seq > 0)
         };
         let mut empty: HashSet<_> = conversations.into_iter().collect();
         empty.retain(|id| !in_memory(id));
@@ -288,7 +346,8 @@ impl Reader {
         sender: UserId,
         message_id: MessageId,
     ) -> Result<Result<Arc<Event>, u64>, ApiError> {
-        let known = self.known(conversation).await?;
+        let known = self.known(conversation, sender).await?;
+        known.last_seq()?;
         let is_named =
             |event: &&Arc<Event>| event.sender == sender && event.message_id == message_id;
         if let Some(event) = known.tail.iter().find(is_named) {
@@ -344,6 +403,57 @@ impl Reader {
             .map_err(read_error)?;
         Ok(row.unwrap_or_else(|| InboxRow::new(conversation)))
     }
+}
+
+/// What a member of a group may read, or one who was.
+fn windows_of(member: Option<MemberState>) -> Vec<Window> {
+    let membership = member.and_then(|member| member.membership);
+    membership.map_or_else(Vec::new, |membership| membership.windows)
+}
+
+/// The first stretch of a range that the reader may see, in the direction of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    first: u64,
+    last: u64,
+    /// Where the next one begins, in the direction of reading.
+    next: Option<u64>,
+}
+
+fn visible_part(visible: &[Window], first: u64, last: u64, newest_first: bool) -> Option<Part> {
+    let within = |window: &Window| {
+        let from = window.from_seq.max(first);
+        let to = window.to_seq.unwrap_or(u64::MAX).min(last);
+        (from <= to).then_some((from, to))
+    };
+    let mut parts = visible.iter().filter_map(within);
+    if newest_first {
+        let mut parts = parts.rev();
+        let (first, last) = parts.next()?;
+        let next = parts.next().map(|(_, to)| to);
+        return Some(Part { first, last, next });
+    }
+    let (first, last) = parts.next()?;
+    let next = parts.next().map(|(from, _)| from);
+    Some(Part { first, last, next })
+}
+
+/// The page covers also what is hidden before it and after it, up to the next stretch: it counts as seen.
+fn with_hidden(mut page: Page, part: &Part, first: u64, last: u64, newest_first: bool) -> Page {
+    let ends = !page.more;
+    page.more |= part.next.is_some();
+    if newest_first {
+        page.to = last;
+        if ends {
+            page.from = part.next.map_or(first, |next| next + 1);
+        }
+    } else {
+        page.from = first;
+        if ends {
+            page.to = part.next.map_or(last, |next| next - 1);
+        }
+    }
+    page
 }
 
 /// The page, if the memory has all of it.
@@ -416,3 +526,6 @@ pub(crate) fn read_error(error: StoreError) -> ApiError {
         error => ApiError::internal(&error),
     }
 }
+
+#[cfg(test)]
+mod tests;

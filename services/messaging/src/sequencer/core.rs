@@ -27,7 +27,7 @@ use super::{
 use crate::{
     codec::{self, Action, RecordError, Send},
     limits::{CONVERSATIONS_CACHED_MAX, LOOKUPS_MAX, UNPERSISTED_MAX},
-    model::{ConversationState, Event, EventKind, InboxChange, Marks, Watermark},
+    model::{ConversationState, Event, EventKind, InboxChange, Marks, MemberState, Watermark},
     store::{ConversationUpdate, SequencedBatch},
     wire,
 };
@@ -76,6 +76,8 @@ pub(crate) struct View {
     pub(crate) head: Watermark,
     /// The newest events, ascending, without a gap up to the head; all that the store may lack.
     pub(crate) events: Vec<Arc<Event>>,
+    /// Of the user who reads.
+    pub(crate) member: Option<MemberState>,
 }
 
 /// The state of one partition.
@@ -324,8 +326,8 @@ impl Core {
         }
     }
 
-    /// What memory knows of a conversation; `None` if only the store knows.
-    pub(crate) fn view(&self, conversation: &ConversationId) -> Option<View> {
+    /// What memory knows of a conversation, for a user who reads it; `None` if only the store knows.
+    pub(crate) fn view(&self, conversation: &ConversationId, user: UserId) -> Option<View> {
         let slot = self.cache.peek(conversation)?;
         if slot.waiting == Waiting::Load {
             return None;
@@ -333,7 +335,14 @@ impl Core {
         Some(View {
             head: slot.state.head(),
             events: slot.tail.iter().cloned().collect(),
+            member: slot.state.member(user).cloned(),
         })
+    }
+
+    /// All that memory knows of a conversation; `None` if only the store knows.
+    pub(crate) fn state(&self, conversation: &ConversationId) -> Option<&ConversationState> {
+        let slot = self.cache.peek(conversation)?;
+        (slot.waiting != Waiting::Load).then_some(&slot.state)
     }
 }
 
