@@ -39,6 +39,9 @@ pub struct Options {
     /// How often sessions hear where their inbox is, in milliseconds
     #[arg(long, value_name = "MS", env = "MESSENGER_HEARTBEAT_INTERVAL_MS")]
     pub heartbeat_interval_ms: Option<NonZeroU64>,
+    /// Members that a group may have
+    #[arg(long, value_name = "N", env = "MESSENGER_GROUP_MEMBERS_MAX")]
+    pub group_members_max: Option<u32>,
     /// Memory of one password hash in KiB; less is faster and weaker
     #[arg(long, value_name = "KIB", env = "MESSENGER_PASSWORD_HASH_KIB")]
     pub password_hash_kib: Option<u32>,
@@ -60,6 +63,9 @@ impl Options {
         }
         if let Some(ms) = self.heartbeat_interval_ms {
             messaging.heartbeat_interval = Duration::from_millis(ms.get());
+        }
+        if let Some(members_max) = self.group_members_max {
+            config.groups.members_max = members_max;
         }
         if let Some(kib) = self.password_hash_kib {
             config.profile.argon2.memory_kib = kib;

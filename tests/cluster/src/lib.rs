@@ -54,6 +54,8 @@ pub struct ClusterOptions {
     pub profile: usize,
     /// Processes of presence.
     pub presence: usize,
+    /// Processes of groups.
+    pub groups: usize,
     /// Whether every way between two parts, and from clients, goes through a [`Link`].
     pub linked: bool,
     /// Partitions of each topic.
@@ -68,8 +70,8 @@ pub struct ClusterOptions {
     pub faketime: Option<PathBuf>,
     /// More lines of the table `kafka` in the settings of all processes that have one.
     pub kafka: Vec<String>,
-    /// How dead sequencers are noticed.
-    pub groups: kafka::GroupSettings,
+    /// How dead readers of the log are noticed.
+    pub consumer_groups: kafka::GroupSettings,
     /// Where everything is kept; a temporary folder otherwise.
     pub folder: Option<PathBuf>,
 }
@@ -81,6 +83,7 @@ impl Default for ClusterOptions {
             messaging: 2,
             profile: 2,
             presence: 2,
+            groups: 2,
             linked: false,
             // Each node has some of them, also when one is gone; fewer make fuller batches.
             partitions: 4,
@@ -89,7 +92,7 @@ impl Default for ClusterOptions {
             heartbeat: None,
             faketime: None,
             kafka: Vec::new(),
-            groups: kafka::GroupSettings::default(),
+            consumer_groups: kafka::GroupSettings::default(),
             folder: None,
         }
     }
@@ -389,7 +392,7 @@ fn start_servers(
     let kafka_options = kafka::Options {
         brokers: options.brokers,
         folder: Some(folder.join("kafka")),
-        groups: options.groups.clone(),
+        groups: options.consumer_groups.clone(),
         extra_listeners: settings::listeners(options, nodes, links)?,
         short_lived: false,
         ..kafka::Options::default()

@@ -44,6 +44,9 @@ struct Size {
     /// Processes of presence
     #[arg(long, global = true, default_value_t = 2)]
     presence: usize,
+    /// Processes of groups
+    #[arg(long, global = true, default_value_t = 2)]
+    groups: usize,
     /// Partitions of each topic
     #[arg(long, global = true, default_value_t = 4)]
     partitions: u32,
@@ -65,6 +68,7 @@ impl Size {
             messaging: self.messaging,
             profile: self.profile,
             presence: self.presence,
+            groups: self.groups,
             partitions: self.partitions,
             folder: self.folder.clone(),
             relaxed: self.relaxed,

@@ -18,11 +18,13 @@ pub enum Service {
     Profile,
     /// The registry of sessions.
     Presence,
+    /// Groups and their fan-out.
+    Groups,
 }
 
 impl Service {
     /// Every service, in the order in which a cluster is started.
-    pub const ALL: [Self; 3] = [Self::Profile, Self::Presence, Self::Messaging];
+    pub const ALL: [Self; 4] = [Self::Profile, Self::Presence, Self::Groups, Self::Messaging];
 
     /// Also the name of its program and of its database.
     pub const fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Service {
             Self::Messaging => "messaging",
             Self::Profile => "profile",
             Self::Presence => "presence",
+            Self::Groups => "groups",
         }
     }
 
@@ -39,6 +42,7 @@ impl Service {
             Self::Messaging => "messenger.messaging.v1.MessagingService",
             Self::Profile => "messenger.profile.v1.AccountService",
             Self::Presence => "messenger.presence.v1.PresenceService",
+            Self::Groups => "messenger.groups.v1.GroupService",
         }
     }
 }

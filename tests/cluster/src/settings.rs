@@ -33,6 +33,7 @@ pub(crate) fn place_nodes(
             Service::Messaging => options.messaging,
             Service::Profile => options.profile,
             Service::Presence => options.presence,
+            Service::Groups => options.groups,
         };
         for at in 0..count {
             let name = format!("{service}-{at}");
@@ -78,7 +79,8 @@ pub(crate) fn write_clock(folder: &Path, name: &str, offset_seconds: i64) -> Res
 /// The parts that a service calls, besides Kafka and PostgreSQL.
 const fn calls(service: Service) -> &'static [Service] {
     match service {
-        Service::Messaging => &[Service::Profile, Service::Presence],
+        Service::Messaging => &[Service::Profile, Service::Presence, Service::Groups],
+        Service::Groups => &[Service::Profile, Service::Presence],
         Service::Profile => &[],
         Service::Presence => &[Service::Profile, Service::Presence],
     }
@@ -231,9 +233,26 @@ impl<'a> Places<'a> {
                 toml.insert_str(0, &format!("user_key_file = '{}'\n\n", key.display()));
             }
             Service::Presence => {
-                toml.insert_str(0, &self.profile_addresses(name));
+                toml.insert_str(
+                    0,
+                    &self.addresses("profile_addresses", name, Service::Profile),
+                );
                 write!(toml, "[presence]\nname = '{name}'\n\n")?;
                 self.replicas(name, "presence.replicas", &mut toml)?;
+            }
+            Service::Groups => {
+                toml.insert_str(
+                    0,
+                    &self.addresses("profile_addresses", name, Service::Profile),
+                );
+                if self.options.relaxed {
+                    write!(
+                        toml,
+                        "[groups]\nchanges_per_second = 1000000\nchanges_burst = 1000000\n\
+                         calls_per_second = 1000000\ncalls_burst = 1000000\n\n"
+                    )?;
+                }
+                self.replicas(name, "presence", &mut toml)?;
             }
         }
         Ok(toml)
@@ -242,7 +261,14 @@ impl<'a> Places<'a> {
     fn messaging_settings(&self, node: &Node, toml: &mut String) -> Result<()> {
         let name = &node.name;
         let edge = self.way("messaging", name, || node.address.to_string());
-        toml.insert_str(0, &self.profile_addresses(name));
+        toml.insert_str(
+            0,
+            &self.addresses("groups_addresses", name, Service::Groups),
+        );
+        toml.insert_str(
+            0,
+            &self.addresses("profile_addresses", name, Service::Profile),
+        );
         write!(toml, "[messaging]\nadvertised_edge = '{edge}'\n")?;
         if self.options.relaxed {
             write!(
@@ -258,13 +284,13 @@ impl<'a> Places<'a> {
         self.replicas(name, "presence", toml)
     }
 
-    fn profile_addresses(&self, from: &str) -> String {
-        let addresses = self.of(Service::Profile).map(|profile| {
-            let address = self.way(from, &profile.name, || profile.address.to_string());
+    fn addresses(&self, key: &str, from: &str, of: Service) -> String {
+        let addresses = self.of(of).map(|node| {
+            let address = self.way(from, &node.name, || node.address.to_string());
             format!("'{address}'")
         });
         let addresses = addresses.collect::<Vec<_>>().join(", ");
-        format!("profile_addresses = [{addresses}]\n\n")
+        format!("{key} = [{addresses}]\n\n")
     }
 
     fn replicas(&self, from: &str, key: &str, toml: &mut String) -> Result<()> {

@@ -94,7 +94,7 @@ impl Run {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    fn is(&self, phase: Phase) -> bool {
+    pub(crate) fn is(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::Relaxed) == phase as u8
     }
 
@@ -111,7 +111,7 @@ impl Run {
                 .is_ok()
     }
 
-    fn error(&self, name: impl Into<String>) {
+    pub(crate) fn error(&self, name: impl Into<String>) {
         *self.counts().errors.entry(name.into()).or_insert(0) += 1;
     }
 

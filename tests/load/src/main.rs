@@ -4,18 +4,25 @@
 
 mod account;
 mod allowance;
+mod bare;
 mod drive;
 mod figures;
+mod groups;
 mod grow;
 mod idle;
+mod mixed;
 mod pairs;
 mod process;
+mod raw;
+mod receive;
 mod wire;
+mod workload;
 
-use std::{process::ExitCode, str::FromStr, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
 use clap::Parser;
+
+use crate::workload::Workload;
 
 /// One run.
 #[derive(Parser, Debug)]
@@ -25,7 +32,8 @@ use clap::Parser;
     version
 )]
 struct Args {
-    /// pair-1, pairs-PxI (P pairs, I messages in flight each), idle-N, grow or grow-N
+    /// pair-1, pairs-PxI (P pairs, I messages in flight each), group-MxI (M members, I messages of one of
+    /// them in flight), groups-mixed, idle-N, grow or grow-N
     workload: Workload,
     /// Where the server listens; several, divided by commas, share the sessions
     #[arg(
@@ -57,66 +65,15 @@ struct Args {
     /// grow: sessions that send, half of them of each user
     #[arg(long, default_value_t = 2)]
     senders: usize,
+    /// groups-mixed: users
+    #[arg(long, default_value_t = 10_000)]
+    users: usize,
+    /// groups-mixed: messages in flight, of all users together
+    #[arg(long, default_value_t = 64)]
+    mixed_in_flight: usize,
     /// grow: messages in flight of each session
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
-}
-
-/// What is done to the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Workload {
-    /// One user of each pair sends to the other, with so many messages waiting for their acks.
-    Pairs { pairs: usize, in_flight: usize },
-    /// Sessions that say nothing, each on a connection of its own.
-    Idle { sessions: usize },
-    /// One conversation that gets so many messages.
-    Grow { messages: u64 },
-}
-
-/// Messages of `grow` without a number.
-const GROW_MESSAGES: u64 = 1_000_000;
-
-impl FromStr for Workload {
-    type Err = anyhow::Error;
-
-    fn from_str(name: &str) -> anyhow::Result<Self> {
-        let wrong = || format!("{name}: not one of pair-1, pairs-PxI, idle-N, grow, grow-N");
-        let workload = if name == "pair-1" {
-            Self::Pairs {
-                pairs: 1,
-                in_flight: 1,
-            }
-        } else if let Some((pairs, in_flight)) = name
-            .strip_prefix("pairs-")
-            .and_then(|rest| rest.split_once('x'))
-        {
-            Self::Pairs {
-                pairs: pairs.parse().with_context(wrong)?,
-                in_flight: in_flight.parse().with_context(wrong)?,
-            }
-        } else if let Some(sessions) = name.strip_prefix("idle-") {
-            Self::Idle {
-                sessions: sessions.parse().with_context(wrong)?,
-            }
-        } else if name == "grow" {
-            Self::Grow {
-                messages: GROW_MESSAGES,
-            }
-        } else if let Some(messages) = name.strip_prefix("grow-") {
-            Self::Grow {
-                messages: messages.parse().with_context(wrong)?,
-            }
-        } else {
-            bail!(wrong());
-        };
-        match workload {
-            Self::Pairs { pairs: 0, .. }
-            | Self::Pairs { in_flight: 0, .. }
-            | Self::Idle { sessions: 0 }
-            | Self::Grow { messages: 0 } => bail!(wrong()),
-            workload => Ok(workload),
-        }
-    }
 }
 
 fn main() -> ExitCode {
@@ -175,6 +132,34 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             figures::print(&figures, args.json)?;
             Ok(figures.is_clean())
         }
+        Workload::Group { members, in_flight } => {
+            let name = format!("group-{members}x{in_flight}");
+            let plan = groups::Plan {
+                members,
+                in_flight,
+                warmup,
+                seconds,
+            };
+            let figures = groups::run(&args.server, server_pid, &processes, &name, &plan).await?;
+            figures::print(&figures, args.json)?;
+            Ok(figures.is_clean())
+        }
+        Workload::Mixed => {
+            let plan = mixed::Plan {
+                users: args.users,
+                in_flight: args.mixed_in_flight,
+                warmup,
+                seconds,
+            };
+            let name = "groups-mixed";
+            let figures = mixed::run(&args.server, server_pid, &processes, name, &plan).await?;
+            figures::print(&figures, args.json)?;
+            Ok(figures.is_clean())
+        }
+        Workload::BareServer => {
+            bare::serve().await?;
+            Ok(true)
+        }
         Workload::Idle { sessions } => {
             let figures = idle::run(&args.server, server_pid, sessions, seconds).await?;
             figures::print(&figures, args.json)?;
@@ -189,48 +174,6 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             let figures = grow::run(&args.server, server_pid, &plan).await?;
             figures::print(&figures, args.json)?;
             Ok(figures.errors.is_empty())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_workload_is_read_from_its_name() {
-        let parse = |name: &str| name.parse::<Workload>().ok();
-        assert_eq!(
-            parse("pair-1"),
-            Some(Workload::Pairs {
-                pairs: 1,
-                in_flight: 1
-            })
-        );
-        assert_eq!(
-            parse("pairs-100x16"),
-            Some(Workload::Pairs {
-                pairs: 100,
-                in_flight: 16
-            })
-        );
-        assert_eq!(parse("idle-2000"), Some(Workload::Idle { sessions: 2_000 }));
-        assert_eq!(
-            parse("grow"),
-            Some(Workload::Grow {
-                messages: 1_000_000
-            })
-        );
-        for wrong in [
-            "",
-            "pairs-0x1",
-            "pairs-1",
-            "idle-",
-            "idle-x",
-            "grow-0",
-            "group-1",
-        ] {
-            assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
 }

@@ -92,7 +92,7 @@ impl Wire {
     }
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         protocol_version: 1,
         inbox_version: 0,
@@ -126,10 +126,10 @@ pub(crate) fn new_send(conversation_id: &str) -> Send {
     let mut text = format!("{:0width$x} ", now_nanos(), width = STAMP_DIGITS);
     text.extend(std::iter::repeat_n('x', TEXT_BYTES - text.len()));
     Send {
-        traceparent: String::new(),
         conversation_id: conversation_id.to_owned(),
         message_id: uuid::Uuid::now_v7().to_string(),
         text,
+        ..Send::default()
     }
 }
 
