@@ -187,6 +187,7 @@ impl Device {
             conversation_id: conversation_id.to_owned(),
             message_id: message_id.to_string(),
             text: text.to_owned(),
+            ..wire::SendMessageRequest::default()
         };
         let answer = self.messaging().send_message(request).await?;
         Ok(answer.into_inner())

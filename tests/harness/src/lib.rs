@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 mod account;
+mod groups;
 mod process;
 mod proxy;
 mod raw;
@@ -14,6 +15,7 @@ mod refusal;
 mod server;
 mod session;
 
+pub use groups::{Groups, request_id};
 pub use account::{Bearer, Device, Messaging, PASSWORD, connect, direct, register, try_register};
 pub use process::{ServerProcess, StandaloneOptions, program};
 pub use proxy::Proxy;

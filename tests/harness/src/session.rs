@@ -54,10 +54,10 @@ pub fn hello(inbox_version: u64) -> Said {
 /// A message to send.
 pub fn message(conversation_id: &str, message_id: Uuid, text: &str) -> Send {
     Send {
-        traceparent: String::new(),
         conversation_id: conversation_id.to_owned(),
         message_id: message_id.to_string(),
         text: text.to_owned(),
+        ..Send::default()
     }
 }
 

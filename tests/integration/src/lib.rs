@@ -8,6 +8,7 @@ mod bounds;
 mod crash;
 mod distributed;
 mod full_disk;
+mod groups;
 mod layering;
 mod reads;
 mod replay;

@@ -1,0 +1,5 @@
+//! Groups from outside: who receives what, and who reads what (I8).
+
+mod changes;
+mod members;
+mod receipts;
