@@ -8,38 +8,84 @@ use rusqlite::{CachedStatement, Connection, params};
 
 use super::columns::{Columns, to_column, to_limit};
 use crate::{
-    model::{ConversationState, Event, EventKind, MemberState},
-    store::{ConversationUpdate, SeqRange, SequencedBatch, StoreError},
+    model::{ConversationState, Event, EventKind, GroupState, MemberState},
+    store::{
+        ConversationUpdate, SeqRange, SequencedBatch, StoreError,
+        membership::{pack_windows, role_number},
+    },
 };
 
+/// What [`read_member`] reads, in its order.
+macro_rules! member_columns {
+    () => {
+        "user_id, message_id_max, delivered_seq, delivered_message_index, read_seq,
+        read_message_index, membership_version, role, windows"
+    };
+}
+
+/// What [`read_state`] reads, in its order, and the columns of a member after it.
+macro_rules! conversation_columns {
+    () => {
+        concat!(
+            "conversations.conversation_no, head_seq, last_message_index, last_time_unix_ms,
+        applied_end, group_version, announcement, history_all, ",
+            member_columns!()
+        )
+    };
+}
+
+/// Where the columns of a member begin in `conversation_columns`.
+const MEMBER_AT: usize = 8;
+
 /// One row a member, in the order of their ids; one with nulls if there is none yet.
-const CONVERSATION: &str = "SELECT conversations.conversation_no, head_seq, last_message_index,
-        last_time_unix_ms, applied_end, user_id, message_id_max, delivered_seq,
-        delivered_message_index, read_seq, read_message_index
-    FROM conversations LEFT JOIN members
+pub(super) const CONVERSATION: &str = concat!(
+    "SELECT ",
+    conversation_columns!(),
+    " FROM conversations LEFT JOIN members
         ON members.conversation_no = conversations.conversation_no
-    WHERE conversation_id = ?1 ORDER BY user_id";
+    WHERE conversation_id = ?1 ORDER BY user_id"
+);
+
+/// A conversation and one of its members in one look-up; without the member, its columns are null.
+const CONVERSATION_OF: &str = concat!(
+    "SELECT ",
+    conversation_columns!(),
+    " FROM conversations LEFT JOIN members
+        ON members.conversation_no = conversations.conversation_no AND user_id = ?2
+    WHERE conversation_id = ?1"
+);
+
+const MEMBER: &str = concat!(
+    "SELECT ",
+    member_columns!(),
+    " FROM members WHERE conversation_no = ?1 AND user_id = ?2"
+);
 
 const CONVERSATION_NO: &str =
     "SELECT conversation_no FROM conversations WHERE conversation_id = ?1";
 
 const INSERT_CONVERSATION: &str = "INSERT INTO conversations (conversation_id, head_seq,
-        last_message_index, last_time_unix_ms, applied_end)
-    VALUES (?1, ?2, ?3, ?4, ?5)";
+        last_message_index, last_time_unix_ms, applied_end, group_version, announcement, history_all)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 const UPDATE_CONVERSATION: &str = "UPDATE conversations SET head_seq = ?2,
-        last_message_index = ?3, last_time_unix_ms = ?4, applied_end = ?5
+        last_message_index = ?3, last_time_unix_ms = ?4, applied_end = ?5, group_version = ?6,
+        announcement = ?7, history_all = ?8
     WHERE conversation_no = ?1";
 
 const PUT_MEMBER: &str = "INSERT INTO members (conversation_no, user_id, message_id_max,
-        delivered_seq, delivered_message_index, read_seq, read_message_index)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        delivered_seq, delivered_message_index, read_seq, read_message_index, membership_version,
+        role, windows)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
     ON CONFLICT (conversation_no, user_id) DO UPDATE SET
         message_id_max = excluded.message_id_max,
         delivered_seq = excluded.delivered_seq,
         delivered_message_index = excluded.delivered_message_index,
         read_seq = excluded.read_seq,
-        read_message_index = excluded.read_message_index";
+        read_message_index = excluded.read_message_index,
+        membership_version = excluded.membership_version,
+        role = excluded.role,
+        windows = excluded.windows";
 
 const INSERT_EVENT: &str = "INSERT INTO events (conversation_no, seq, message_index, log_offset,
         time_unix_ms, kind, sender, message_id, body)
@@ -77,6 +123,8 @@ pub(super) const NEXT_INDEX: &str = "SELECT seq, message_index FROM events
 #[cfg(test)]
 pub(super) const SEARCHES: &[&str] = &[
     CONVERSATION,
+    CONVERSATION_OF,
+    MEMBER,
     CONVERSATION_NO,
     UPDATE_CONVERSATION,
     EVENT_AT,
@@ -146,7 +194,8 @@ fn expect_same(tx: &Connection, number: i64, event: &Event) -> Result<(), StoreE
 
 /// The statements that raise the state of conversations. Rows that would not change are not written.
 struct Raise<'c> {
-    conversation: CachedStatement<'c>,
+    conversation_of: CachedStatement<'c>,
+    member: CachedStatement<'c>,
     insert_conversation: CachedStatement<'c>,
     update_conversation: CachedStatement<'c>,
     put_member: CachedStatement<'c>,
@@ -155,14 +204,16 @@ struct Raise<'c> {
 impl<'c> Raise<'c> {
     fn prepare(tx: &'c Connection) -> Result<Self, StoreError> {
         Ok(Self {
-            conversation: tx.prepare_cached(CONVERSATION)?,
+            conversation_of: tx.prepare_cached(CONVERSATION_OF)?,
+            member: tx.prepare_cached(MEMBER)?,
             insert_conversation: tx.prepare_cached(INSERT_CONVERSATION)?,
             update_conversation: tx.prepare_cached(UPDATE_CONVERSATION)?,
             put_member: tx.prepare_cached(PUT_MEMBER)?,
         })
     }
 
-    /// Answers the conversation's number.
+    /// Answers the conversation's number. Reads the first member that was changed together with the
+    /// conversation: most batches change one.
     fn conversation(
         &mut self,
         tx: &Connection,
@@ -170,7 +221,8 @@ impl<'c> Raise<'c> {
     ) -> Result<i64, StoreError> {
         let state = &update.state;
         let id = state.conversation;
-        let stored = read_conversation(&mut self.conversation, id)?;
+        let first = state.members.first().map(|member| member.user);
+        let stored = read_conversation_of(&mut self.conversation_of, id, first)?;
         if stored.as_ref().map_or(0, |(_, stored)| stored.head_seq) < update.base_head_seq {
             return Err(StoreError::HeadBelowBase { conversation: id });
         }
@@ -181,21 +233,18 @@ impl<'c> Raise<'c> {
                 to_column(state.last_message_index)?,
                 state.last_time_unix_ms,
                 to_column(state.applied_end)?,
+                to_column(state.group.version)?,
+                state.group.announcement,
+                state.group.history_all,
             ])?;
             let number = tx.last_insert_rowid();
-            self.members(number, &[], &state.members)?;
+            for member in &state.members {
+                self.put(number, member)?;
+            }
             return Ok(number);
         };
-        let members = std::mem::take(&mut stored.members);
-        let raised = ConversationState {
-            group: crate::model::GroupState::default(),
-            conversation: id,
-            head_seq: stored.head_seq.max(state.head_seq),
-            last_message_index: stored.last_message_index.max(state.last_message_index),
-            last_time_unix_ms: stored.last_time_unix_ms.max(state.last_time_unix_ms),
-            applied_end: stored.applied_end.max(state.applied_end),
-            members: Vec::new(),
-        };
+        let first = stored.members.pop();
+        let raised = raised(&stored, state);
         if raised != stored {
             self.update_conversation.execute(params![
                 number,
@@ -203,47 +252,88 @@ impl<'c> Raise<'c> {
                 to_column(raised.last_message_index)?,
                 raised.last_time_unix_ms,
                 to_column(raised.applied_end)?,
+                to_column(raised.group.version)?,
+                raised.group.announcement,
+                raised.group.history_all,
             ])?;
         }
-        self.members(number, &members, &state.members)?;
+        let mut members = state.members.iter();
+        if let Some(member) = members.next() {
+            self.raise(number, first, member)?;
+        }
+        for member in members {
+            let stored = self.stored_member(number, member.user)?;
+            self.raise(number, stored, member)?;
+        }
         Ok(number)
     }
 
-    /// Both are in the order of ids.
-    fn members(
+    fn stored_member(
         &mut self,
         number: i64,
-        stored: &[MemberState],
-        members: &[MemberState],
-    ) -> Result<(), StoreError> {
-        for member in members {
-            let old = stored
-                .binary_search_by_key(&member.user, |old| old.user)
-                .ok()
-                .and_then(|at| stored.get(at));
-            let raised = old.map_or_else(
-                || member.clone(),
-                |old| MemberState {
-                    membership: None,
-                    user: member.user,
-                    message_id_max: old.message_id_max.max(member.message_id_max),
-                    marks: old.marks.max(member.marks),
-                },
-            );
-            if old == Some(&raised) {
-                continue;
-            }
-            self.put_member.execute(params![
-                number,
-                raised.user.as_bytes(),
-                raised.message_id_max.as_ref().map(MessageId::as_bytes),
-                to_column(raised.marks.delivered.seq)?,
-                to_column(raised.marks.delivered.message_index)?,
-                to_column(raised.marks.read.seq)?,
-                to_column(raised.marks.read.message_index)?,
-            ])?;
+        user: UserId,
+    ) -> Result<Option<MemberState>, StoreError> {
+        let mut rows = self.member.query(params![number, user.as_bytes()])?;
+        match rows.next()? {
+            Some(row) => read_member(&Columns(row), 0).map(Some),
+            None => Ok(None),
         }
+    }
+
+    /// Writes what both know together, unless it is stored.
+    fn raise(
+        &mut self,
+        number: i64,
+        stored: Option<MemberState>,
+        member: &MemberState,
+    ) -> Result<(), StoreError> {
+        let Some(stored) = stored else {
+            return self.put(number, member);
+        };
+        let raised = stored.clone().merged(member.clone());
+        if raised == stored {
+            return Ok(());
+        }
+        self.put(number, &raised)
+    }
+
+    fn put(&mut self, number: i64, member: &MemberState) -> Result<(), StoreError> {
+        let membership = member.membership.as_ref();
+        self.put_member.execute(params![
+            number,
+            member.user.as_bytes(),
+            member.message_id_max.as_ref().map(MessageId::as_bytes),
+            to_column(member.marks.delivered.seq)?,
+            to_column(member.marks.delivered.message_index)?,
+            to_column(member.marks.read.seq)?,
+            to_column(member.marks.read.message_index)?,
+            membership.map(|m| to_column(m.version)).transpose()?,
+            membership.map(role_number),
+            membership.map(|m| pack_windows(&m.windows)).transpose()?,
+        ])?;
         Ok(())
+    }
+}
+
+/// The larger of each, without members.
+fn raised(stored: &ConversationState, state: &ConversationState) -> ConversationState {
+    ConversationState {
+        conversation: stored.conversation,
+        head_seq: stored.head_seq.max(state.head_seq),
+        last_message_index: stored.last_message_index.max(state.last_message_index),
+        last_time_unix_ms: stored.last_time_unix_ms.max(state.last_time_unix_ms),
+        applied_end: stored.applied_end.max(state.applied_end),
+        group: newer_group(stored.group, state.group),
+        members: Vec::new(),
+    }
+}
+
+/// That of the larger version, as a whole.
+const fn newer_group(stored: GroupState, given: GroupState) -> GroupState {
+    if given.version > stored.version {
+        given
+    } else {
+        stored
     }
 }
 
@@ -258,9 +348,20 @@ pub(super) fn load(
     let mut states = Vec::with_capacity(conversations.len());
     for id in conversations {
         let stored = read_conversation(&mut select, id)?;
-        states.extend(stored.map(|(_, state)| state));
+        states.extend(stored);
     }
     Ok(states)
+}
+
+/// See [`crate::store::Store::load_conversation_of`].
+pub(super) fn load_of(
+    snapshot: &Connection,
+    conversation: ConversationId,
+    user: UserId,
+) -> Result<Option<ConversationState>, StoreError> {
+    let mut select = snapshot.prepare_cached(CONVERSATION_OF)?;
+    let stored = read_conversation_of(&mut select, conversation, Some(user))?;
+    Ok(stored.map(|(_, state)| state))
 }
 
 /// See [`crate::store::Store::find_events`].
@@ -371,44 +472,72 @@ pub(super) fn seq_of_message_index(
     Ok(found)
 }
 
+/// With all members.
 fn read_conversation(
     select: &mut CachedStatement<'_>,
     conversation: ConversationId,
-) -> Result<Option<(i64, ConversationState)>, StoreError> {
+) -> Result<Option<ConversationState>, StoreError> {
     let mut rows = select.query([conversation.as_bytes()])?;
-    let mut read: Option<(i64, ConversationState)> = None;
+    let mut read: Option<ConversationState> = None;
     while let Some(row) = rows.next()? {
         let columns = Columns(row);
-        let (_, state) = if let Some(read) = &mut read {
-            read
-        } else {
-            let state = ConversationState {
-                group: crate::model::GroupState::default(),
-                conversation,
-                head_seq: columns.number(1)?,
-                last_message_index: columns.number(2)?,
-                last_time_unix_ms: columns.integer(3)?,
-                applied_end: columns.number(4)?,
-                members: Vec::new(),
-            };
-            read.insert((columns.integer(0)?, state))
+        let state = match &mut read {
+            Some(state) => state,
+            None => read.insert(read_state(&columns, conversation)?),
         };
-        if columns.is_null(5)? {
-            continue;
+        if !columns.is_null(MEMBER_AT)? {
+            state.members.push(read_member(&columns, MEMBER_AT)?);
         }
-        let message_id_max = if columns.is_null(6)? {
-            None
-        } else {
-            Some(columns.message(6)?)
-        };
-        state.members.push(MemberState {
-            membership: None,
-            user: columns.user(5)?,
-            message_id_max,
-            marks: columns.marks(7)?,
-        });
     }
     Ok(read)
+}
+
+/// With the conversation's number, and with the member if there is one.
+fn read_conversation_of(
+    select: &mut CachedStatement<'_>,
+    conversation: ConversationId,
+    user: Option<UserId>,
+) -> Result<Option<(i64, ConversationState)>, StoreError> {
+    let user = user.as_ref().map(UserId::as_bytes);
+    let mut rows = select.query(params![conversation.as_bytes(), user])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let columns = Columns(row);
+    let mut state = read_state(&columns, conversation)?;
+    if !columns.is_null(MEMBER_AT)? {
+        state.members.push(read_member(&columns, MEMBER_AT)?);
+    }
+    Ok(Some((columns.integer(0)?, state)))
+}
+
+fn read_state(
+    columns: &Columns<'_>,
+    conversation: ConversationId,
+) -> Result<ConversationState, StoreError> {
+    Ok(ConversationState {
+        conversation,
+        head_seq: columns.number(1)?,
+        last_message_index: columns.number(2)?,
+        last_time_unix_ms: columns.integer(3)?,
+        applied_end: columns.number(4)?,
+        group: columns.group(5)?,
+        members: Vec::new(),
+    })
+}
+
+fn read_member(columns: &Columns<'_>, at: usize) -> Result<MemberState, StoreError> {
+    let message_id_max = if columns.is_null(at + 1)? {
+        None
+    } else {
+        Some(columns.message(at + 1)?)
+    };
+    Ok(MemberState {
+        user: columns.user(at)?,
+        message_id_max,
+        marks: columns.marks(at + 2)?,
+        membership: columns.membership(at + 6)?,
+    })
 }
 
 fn read_event(columns: &Columns<'_>, conversation: ConversationId) -> Result<Event, StoreError> {
