@@ -38,7 +38,7 @@ macro_rules! conversation_columns {
 const MEMBER_AT: usize = 8;
 
 /// One row a member, in the order of their ids; one with nulls if there is none yet.
-pub(super) const CONVERSATION: &str = concat!(
+const CONVERSATION: &str = concat!(
     "SELECT ",
     conversation_columns!(),
     " FROM conversations LEFT JOIN members
@@ -133,6 +133,18 @@ pub(super) const SEARCHES: &[&str] = &[
     EVENTS_DOWN,
     LAST_SEQ,
     NEXT_INDEX,
+];
+
+/// Every statement of a batch without a replayed event, for the test of what it costs.
+#[cfg(test)]
+pub(super) const PERSISTS: &[&str] = &[
+    CONVERSATION,
+    CONVERSATION_OF,
+    MEMBER,
+    INSERT_CONVERSATION,
+    UPDATE_CONVERSATION,
+    PUT_MEMBER,
+    INSERT_EVENT,
 ];
 
 /// Which end of a range comes first.
