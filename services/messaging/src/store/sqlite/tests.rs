@@ -160,6 +160,7 @@ async fn no_statement_scans_a_table_or_sorts_one() {
     let connection = Connection::open(fixture.path()).unwrap();
     let all = [
         conversations::SEARCHES,
+        conversations::PERSIST_SEARCHES,
         inboxes::SEARCHES,
         readers::SEARCHES,
     ];
@@ -450,7 +451,7 @@ fn cost_of_one_change(members: u32) -> (u64, i32) {
         tx.commit().unwrap();
     };
     let steps = || {
-        let steps = conversations::PERSISTS.iter().map(|statement| {
+        let steps = conversations::PERSIST_STATEMENTS.iter().map(|statement| {
             let statement = connection.prepare_cached(statement).unwrap();
             statement.reset_status(StatementStatus::VmStep)
         });
