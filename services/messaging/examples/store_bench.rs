@@ -22,7 +22,13 @@
 //! Measured and left: events clustered by conversation, without that index, cost 40 % more (leaves of
 //! full rows split all the time).
 
-use std::{collections::BTreeMap, error::Error, fs, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fs,
+    sync::Arc,
+    time::Instant,
+};
 
 use bytes::Bytes;
 use messaging::{
@@ -251,14 +257,17 @@ impl Bench {
         for at in 0..size {
             let picked = pick(at, self.states.len());
             let state = &mut self.states[picked];
-            touched.entry(picked).or_insert(state.head_seq);
+            let (_, senders) = touched
+                .entry(picked)
+                .or_insert_with(|| (state.head_seq, BTreeSet::new()));
             self.offset += 1;
             state.head_seq += 1;
             state.last_message_index += 1;
             state.last_time_unix_ms = 1_700_000_000_000 + self.offset as i64;
             state.applied_end = self.offset + 1;
-            let members = state.conversation.members();
+            let members = state.conversation.direct_members().expect("all are direct");
             let sender = members[(self.offset % 2) as usize];
+            senders.insert(sender);
             let head = state.head();
             let message_id = MessageId::generate();
             let member = state.member_mut(sender);
@@ -272,6 +281,7 @@ impl Bench {
                 seq: head.seq,
                 time_unix_ms: state.last_time_unix_ms,
                 text: self.preview.clone(),
+                joined: false,
             };
             events.push(Event {
                 conversation: state.conversation,
@@ -293,14 +303,23 @@ impl Bench {
                     preview: Some(preview.clone()),
                     own: if is_sender { own } else { Marks::default() },
                     peer: if is_sender { Marks::default() } else { own },
+                    joined_seq: 0,
+                    left_seq: 0,
                 };
                 // Coalesced: one change of a user's row in a batch, at its last offset.
                 changes.insert(user, (self.offset, change));
             }
         }
-        let updates = touched.into_iter().map(|(at, base)| ConversationUpdate {
-            state: self.states[at].clone(),
-            base_head_seq: base,
+        let updates = touched.into_iter().map(|(at, (base_head_seq, senders))| {
+            let mut state = self.states[at].clone();
+            // Those that the batch changed, as a sequencer does.
+            state
+                .members
+                .retain(|member| senders.contains(&member.user));
+            ConversationUpdate {
+                state,
+                base_head_seq,
+            }
         });
         Batch {
             sequenced: SequencedBatch {

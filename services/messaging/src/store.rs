@@ -9,6 +9,7 @@ use runtime::ids::{ConversationId, MessageId, UserId};
 
 use crate::model::{ConversationState, Event, InboxChange, InboxHead, InboxRow};
 
+mod membership;
 #[cfg(feature = "distributed")]
 pub mod postgres;
 pub mod sqlite;
@@ -135,8 +136,9 @@ pub trait Store: Send + Sync + 'static {
     // --- conversations: events and state -----------------------------------------------------------
 
     /// Inserts the events that are absent and raises heads, `applied_end`, id watermarks and marks to
-    /// the larger value, memberships and the group's state to those of the larger version; never lowers
-    /// anything, and leaves members that the update does not name as they are. Costs what was changed. Per conversation, events become visible before or with
+    /// the larger value, memberships and the group's state to those of the larger version (at the same
+    /// version, what is stored stays); never lowers anything, and leaves members that the update does not
+    /// name as they are. Costs what was changed. Per conversation, events become visible before or with
     /// the head. Fails with `EventDiffers` if an event that is there differs in any field, with
     /// `HeadBelowBase` if a stored head (0 if there is no row) is below `base_head_seq`; then nothing of
     /// the batch's failing conversation is visible that contradicts the log.
@@ -228,7 +230,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Raises the position of a reader that was opened (never lowers it). Call it only when everything
     /// below is durable (I6). Fails with `PositionBelowSaved` if the stored position is below `from`, and
-    /// then changes nothing: what was durable is not any more.
+    /// then changes nothing: what was durable is not any more. A position that is not stored is 0.
     async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError>;
 
     /// Makes everything answered before survive a loss of power, and answers then. Before it, a

@@ -12,7 +12,7 @@
 //!   event that differs from what is there ends the statement, with all that it has done.
 //! - `inboxes`: rows are read, merged in memory, and written if the version of the user's inbox
 //!   is still the one that was read, all rows of a user or none; otherwise they are read again.
-//! - `readers`: positions only rise.
+//! - `readers`: positions only rise; the one that was saved last is compared in the same statement.
 //!
 //! Every statement is a transaction of its own: none is ever open while a client thinks, or is
 //! stopped, and a batch waits for one round trip (two, for inboxes).
@@ -79,6 +79,14 @@ impl Store for PostgresStore {
         conversations: Vec<ConversationId>,
     ) -> Result<Vec<ConversationState>, StoreError> {
         conversations::load(&self.database, &conversations).await
+    }
+
+    async fn load_conversation_of(
+        &self,
+        conversation: ConversationId,
+        user: UserId,
+    ) -> Result<Option<ConversationState>, StoreError> {
+        conversations::load_of(&self.database, conversation, user).await
     }
 
     async fn find_events(
@@ -154,19 +162,7 @@ impl Store for PostgresStore {
     }
 
     async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
-        readers::save_positions(&self.database, &[(advance.reader, advance.to)]).await
-    }
-
-    async fn load_conversation_of(
-        &self,
-        conversation: ConversationId,
-        user: UserId,
-    ) -> Result<Option<ConversationState>, StoreError> {
-        let mut states = self.load_conversations(vec![conversation]).await?;
-        Ok(states.pop().map(|mut state| {
-            state.members.retain(|member| member.user == user);
-            state
-        }))
+        readers::save_position(&self.database, &advance).await
     }
 
     async fn sync(&self) -> Result<(), StoreError> {

@@ -33,8 +33,11 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens or makes the file, and brings its schema up to date. Blocks for as long as that takes.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let initial = M::up(include_str!("../../migrations/sqlite/0001_initial.sql"));
-        let database = Database::open(path, &Migrations::new(vec![initial]))?;
+        let migrations = vec![
+            M::up(include_str!("../../migrations/sqlite/0001_initial.sql")),
+            M::up(include_str!("../../migrations/sqlite/0002_groups.sql")),
+        ];
+        let database = Database::open(path, &Migrations::new(migrations))?;
         Ok(Self { database })
     }
 }
@@ -53,6 +56,16 @@ impl Store for SqliteStore {
     ) -> Result<Vec<ConversationState>, StoreError> {
         self.database
             .read(move |snapshot| conversations::load(snapshot, conversations))
+            .await
+    }
+
+    async fn load_conversation_of(
+        &self,
+        conversation: ConversationId,
+        user: UserId,
+    ) -> Result<Option<ConversationState>, StoreError> {
+        self.database
+            .read(move |snapshot| conversations::load_of(snapshot, conversation, user))
             .await
     }
 
@@ -150,22 +163,9 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn load_conversation_of(
-        &self,
-        conversation: ConversationId,
-        user: UserId,
-    ) -> Result<Option<ConversationState>, StoreError> {
-        let mut states = self.load_conversations(vec![conversation]).await?;
-        Ok(states.pop().map(|mut state| {
-            state.members.retain(|member| member.user == user);
-            state
-        }))
-    }
-
     async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
-        let positions = [(advance.reader, advance.to)];
         self.database
-            .write(move |tx| readers::save_positions(tx, &positions))
+            .write(move |tx| readers::save_position(tx, &advance))
             .await
     }
 

@@ -20,10 +20,11 @@ use super::{ConversationUpdate, SeqRange, SequencedBatch, Store};
 use crate::model::{ConversationState, Event, EventKind};
 
 mod conversations;
+mod groups;
 mod inboxes;
 mod readers;
 
-pub(crate) use self::{conversations::*, inboxes::*, readers::*};
+pub(crate) use self::{conversations::*, groups::*, inboxes::*, readers::*};
 
 /// A store under test.
 #[async_trait]
@@ -49,6 +50,15 @@ macro_rules! run_suite {
             each_value_of_a_conversation_rises_by_itself,
             each_value_of_a_member_rises_by_itself,
             conversations_without_a_row_are_left_out,
+            a_group_comes_back_as_it_was,
+            what_no_membership_can_be_is_refused,
+            the_membership_of_the_larger_version_wins_in_any_order,
+            marks_and_memberships_rise_apart,
+            the_state_of_a_group_of_the_larger_version_wins_in_any_order,
+            members_that_a_batch_does_not_name_stay,
+            one_member_comes_with_the_conversation,
+            a_member_of_a_direct_conversation_has_no_membership,
+            groups_are_what_their_batches_make_them,
             a_name_finds_its_first_event_only,
             a_range_excludes_both_ends,
             a_page_ends_at_its_limits,
@@ -58,6 +68,7 @@ macro_rules! run_suite {
             an_event_is_seen_no_later_than_its_head,
             a_change_makes_a_row_and_answers_it,
             merging_takes_the_larger_of_each,
+            where_a_user_joined_and_left_only_rises,
             a_change_that_comes_again_does_nothing,
             a_change_that_changes_nothing_gives_no_version,
             inboxes_are_what_their_changes_make_them,
@@ -67,6 +78,7 @@ macro_rules! run_suite {
             heads_come_in_the_order_asked,
             nobody_gets_rows_of_others,
             a_position_starts_at_zero_and_only_rises,
+            a_position_below_the_saved_one_is_noticed,
             positions_of_different_readers_are_apart,
             another_log_is_refused,
             what_was_answered_is_there_after_a_restart,
@@ -161,7 +173,7 @@ impl Talk {
         state.last_time_unix_ms += 1_000;
         let log_offset = 10 * state.head_seq;
         state.applied_end = log_offset + 1;
-        let sender = state.conversation.members()[(state.head_seq % 2) as usize];
+        let sender = state.conversation.direct_members().unwrap()[(state.head_seq % 2) as usize];
         let head = state.head();
         let message_id = message_id(u128::from(head.seq) << 64);
         let member = state.member_mut(sender);

@@ -5,8 +5,8 @@ use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    model::{Marks, Watermark},
-    store::StoreError,
+    model::{GroupState, Marks, Membership, Watermark},
+    store::{StoreError, membership::read_membership},
 };
 
 /// A number as a column holds it. Fails above `i64::MAX`.
@@ -51,6 +51,10 @@ impl<'r> Columns<'r> {
         self.get(at)
     }
 
+    pub(super) fn flag(&self, at: usize) -> Result<bool, StoreError> {
+        self.get(at)
+    }
+
     pub(super) fn bytes(&self, at: usize) -> Result<&'r [u8], StoreError> {
         self.get(at)
     }
@@ -91,6 +95,26 @@ impl<'r> Columns<'r> {
             delivered: self.watermark(at)?,
             read: self.watermark(at + 2)?,
         })
+    }
+
+    /// Version, announcement and history, side by side.
+    pub(super) fn group(&self, at: usize) -> Result<GroupState, StoreError> {
+        Ok(GroupState {
+            version: self.number(at)?,
+            announcement: self.flag(at + 1)?,
+            history_all: self.flag(at + 2)?,
+        })
+    }
+
+    /// Version, role and windows, side by side; `None` if they are null.
+    pub(super) fn membership(&self, at: usize) -> Result<Option<Membership>, StoreError> {
+        if self.is_null(at)? {
+            return Ok(None);
+        }
+        let role = self.small(at + 1)?;
+        let role = u64::try_from(role)
+            .map_err(|_| StoreError::Corrupt(format!("{role} is not a role")))?;
+        read_membership(self.number(at)?, role, self.bytes(at + 2)?).map(Some)
     }
 }
 

@@ -25,16 +25,40 @@ pub(super) use self::persist::persist;
 const EVENT_DIFFERS: &str = "ME001";
 const HEAD_BELOW_BASE: &str = "ME002";
 
+/// What [`read_state`] and [`read_member`] read, in their order.
+macro_rules! conversation_columns {
+    () => {
+        "c.conversation_id, head_seq, last_message_index, last_time_unix_ms, applied_end,
+        group_version, announcement, history_all, user_id, message_id_max, delivered_seq,
+        delivered_message_index, read_seq, read_message_index, membership_version, role, windows"
+    };
+}
+
+/// Where the columns of a member begin in `conversation_columns`.
+const MEMBER_AT: usize = 8;
+
 /// One row a member, in the order of conversations and members; one with nulls if there is none
 /// yet.
-pub(super) const LOAD: &str = "SELECT c.conversation_id, head_seq, last_message_index,
-        last_time_unix_ms, applied_end, user_id, message_id_max, delivered_seq,
-        delivered_message_index, read_seq, read_message_index
-    FROM conversations AS c LEFT JOIN LATERAL (
+pub(super) const LOAD: &str = concat!(
+    "SELECT ",
+    conversation_columns!(),
+    " FROM conversations AS c LEFT JOIN LATERAL (
         SELECT * FROM members WHERE conversation_id = c.conversation_id OFFSET 0
     ) AS m ON true
     WHERE c.conversation_id = ANY($1)
-    ORDER BY c.conversation_id, user_id";
+    ORDER BY c.conversation_id, user_id"
+);
+
+/// One row, with one member or nulls.
+pub(super) const LOAD_OF: &str = concat!(
+    "SELECT ",
+    conversation_columns!(),
+    " FROM conversations AS c LEFT JOIN LATERAL (
+        SELECT * FROM members
+        WHERE conversation_id = c.conversation_id AND user_id = $2 OFFSET 0
+    ) AS m ON true
+    WHERE c.conversation_id = $1"
+);
 
 /// What [`read_event`] reads, in its order.
 macro_rules! event_columns {
@@ -150,23 +174,35 @@ pub(super) async fn load(
             .last()
             .is_none_or(|last| last.conversation != conversation)
         {
-            states.push(ConversationState {
-                group: crate::model::GroupState::default(),
-                conversation,
-                head_seq: columns.number(1)?,
-                last_message_index: columns.number(2)?,
-                last_time_unix_ms: columns.integer(3)?,
-                applied_end: columns.number(4)?,
-                members: Vec::new(),
-            });
+            states.push(read_state(&columns)?);
         }
-        if let Some(state) = states.last_mut()
-            && !columns.is_null(5)?
-        {
-            state.members.push(read_member(&columns)?);
+        if let Some(state) = states.last_mut() {
+            state.members.extend(read_member(&columns)?);
         }
     }
     Ok(states)
+}
+
+/// See [`crate::store::Store::load_conversation_of`].
+pub(super) async fn load_of(
+    database: &Database,
+    conversation: ConversationId,
+    user: UserId,
+) -> Result<Option<ConversationState>, StoreError> {
+    let row = database
+        .call("load_conversation_of", async |connection| {
+            let query = sqlx::query(LOAD_OF).bind(conversation.as_bytes());
+            let query = query.bind(user_column(user));
+            query.fetch_optional(connection).await
+        })
+        .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let columns = Columns(&row);
+    let mut state = read_state(&columns)?;
+    state.members.extend(read_member(&columns)?);
+    Ok(Some(state))
 }
 
 /// See [`crate::store::Store::find_events`].
@@ -260,18 +296,34 @@ pub(super) async fn seq_of_message_index(
     columns.number(0).map(Some)
 }
 
-fn read_member(columns: &Columns<'_>) -> Result<MemberState, StoreError> {
-    let message_id_max = if columns.is_null(6)? {
+fn read_state(columns: &Columns<'_>) -> Result<ConversationState, StoreError> {
+    Ok(ConversationState {
+        conversation: columns.conversation(0)?,
+        head_seq: columns.number(1)?,
+        last_message_index: columns.number(2)?,
+        last_time_unix_ms: columns.integer(3)?,
+        applied_end: columns.number(4)?,
+        group: columns.group(5)?,
+        members: Vec::new(),
+    })
+}
+
+/// The member of a row, if it has one.
+fn read_member(columns: &Columns<'_>) -> Result<Option<MemberState>, StoreError> {
+    if columns.is_null(MEMBER_AT)? {
+        return Ok(None);
+    }
+    let message_id_max = if columns.is_null(MEMBER_AT + 1)? {
         None
     } else {
-        Some(columns.message(6)?)
+        Some(columns.message(MEMBER_AT + 1)?)
     };
-    Ok(MemberState {
-        membership: None,
-        user: columns.user(5)?,
+    Ok(Some(MemberState {
+        user: columns.user(MEMBER_AT)?,
         message_id_max,
-        marks: columns.marks(7)?,
-    })
+        marks: columns.marks(MEMBER_AT + 2)?,
+        membership: columns.membership(MEMBER_AT + 6)?,
+    }))
 }
 
 fn read_event(row: &PgRow) -> Result<Event, StoreError> {

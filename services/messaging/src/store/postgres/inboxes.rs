@@ -38,8 +38,9 @@ macro_rules! head_and_row_columns {
         "h.user_id, h.version, h.unread_total, i.conversation_id, i.version, i.last_seq,
         i.last_message_index, i.own_delivered_seq, i.own_delivered_message_index, i.own_read_seq,
         i.own_read_message_index, i.peer_delivered_seq, i.peer_delivered_message_index,
-        i.peer_read_seq, i.peer_read_message_index, i.preview_sender, i.preview_message_id,
-        i.preview_seq, i.preview_time_unix_ms, i.preview_text"
+        i.peer_read_seq, i.peer_read_message_index, i.joined_seq, i.left_seq, i.preview_sender,
+        i.preview_message_id, i.preview_seq, i.preview_time_unix_ms, i.preview_text,
+        i.preview_joined"
     };
 }
 
@@ -273,29 +274,29 @@ fn read_row(columns: &Columns<'_>) -> Result<Option<InboxRow>, StoreError> {
     if columns.is_null(3)? {
         return Ok(None);
     }
-    let preview = if columns.is_null(17)? {
+    let preview = if columns.is_null(19)? {
         None
     } else {
-        let text = str::from_utf8(columns.bytes(19)?);
+        let text = str::from_utf8(columns.bytes(21)?);
         Some(Preview {
-            joined: false,
-            sender: columns.user(15)?,
-            message_id: columns.message(16)?,
-            seq: columns.number(17)?,
-            time_unix_ms: columns.integer(18)?,
+            sender: columns.user(17)?,
+            message_id: columns.message(18)?,
+            seq: columns.number(19)?,
+            time_unix_ms: columns.integer(20)?,
             text: text
                 .map_err(|error| StoreError::Corrupt(error.to_string()))?
                 .to_owned(),
+            joined: columns.flag(22)?,
         })
     };
     Ok(Some(InboxRow {
-        joined_seq: 0,
-        left_seq: 0,
         conversation: columns.conversation(3)?,
         version: columns.number(4)?,
         last: columns.watermark(5)?,
         own: columns.marks(7)?,
         peer: columns.marks(11)?,
+        joined_seq: columns.number(15)?,
+        left_seq: columns.number(16)?,
         preview,
     }))
 }

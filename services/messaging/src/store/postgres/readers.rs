@@ -1,11 +1,9 @@
 //! Readers: which log each follows, and how far it has got.
 
-use std::collections::BTreeMap;
-
 use runtime::postgres::Database;
 
 use super::columns::{Columns, to_column};
-use crate::store::{LogIdentity, ReaderId, StoreError};
+use crate::store::{LogIdentity, PositionAdvance, ReaderId, StoreError};
 
 /// Answers the recorded log, whether it was there before or is recorded now, and the position. The
 /// update changes nothing; it makes a row that is there come back.
@@ -18,11 +16,20 @@ pub(super) const OPEN: &str =
         WHERE p.reader = $1 AND p.topic = $2 AND p.partition = $6
     ), 0)";
 
-pub(super) const RAISE: &str =
-    "INSERT INTO reader_positions AS p (reader, topic, partition, position)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
-    ON CONFLICT (reader, topic, partition)
-    DO UPDATE SET position = excluded.position WHERE excluded.position > p.position";
+/// Answers whether the stored position was not below `$4`; only then it is raised. It is read from the
+/// snapshot: who was told of it has seen it committed before, and positions never fall.
+pub(super) const RAISE: &str = "WITH stored AS MATERIALIZED (
+        SELECT coalesce((
+            SELECT position FROM reader_positions AS p
+            WHERE p.reader = $1 AND p.topic = $2 AND p.partition = $3
+        ), 0) >= $4::bigint AS is_there
+    ), raised AS (
+        INSERT INTO reader_positions AS p (reader, topic, partition, position)
+        SELECT $1::text, $2::text, $3::bigint, $5::bigint FROM stored WHERE is_there
+        ON CONFLICT (reader, topic, partition)
+        DO UPDATE SET position = excluded.position WHERE excluded.position > p.position
+    )
+    SELECT is_there FROM stored";
 
 /// See [`crate::store::Store::open_reader`].
 pub(super) async fn open(
@@ -55,36 +62,27 @@ pub(super) async fn open(
     columns.number(3)
 }
 
-/// See [`crate::store::Store::save_positions`].
-pub(super) async fn save_positions(
+/// See [`crate::store::Store::save_position`].
+pub(super) async fn save_position(
     database: &Database,
-    positions: &[(ReaderId, u64)],
+    advance: &PositionAdvance,
 ) -> Result<(), StoreError> {
-    // Each once, which the statement needs, and in one order, so that no two of them wait for each
-    // other.
-    let mut highest = BTreeMap::new();
-    for (reader, position) in positions {
-        let key = (reader.reader, reader.topic, i64::from(reader.partition));
-        let position = to_column(*position)?;
-        let highest = highest.entry(key).or_insert(position);
-        *highest = position.max(*highest);
-    }
-    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for ((reader, topic, partition), position) in highest {
-        columns.0.push(reader);
-        columns.1.push(topic);
-        columns.2.push(partition);
-        columns.3.push(position);
-    }
-    let (readers, topics, partitions, positions) = columns;
-    database
-        .call("save_positions", async |connection| {
-            let query = sqlx::query(RAISE).bind(readers).bind(topics);
-            let query = query.bind(partitions).bind(positions);
-            query.execute(connection).await.map(drop)
+    let PositionAdvance { reader, from, to } = advance;
+    // No stored position is above the largest that a column can hold.
+    let from = i64::try_from(*from).map_err(|_| StoreError::PositionBelowSaved)?;
+    let to = to_column(*to)?;
+    let row = database
+        .call("save_position", async |connection| {
+            let query = sqlx::query(RAISE).bind(reader.reader).bind(reader.topic);
+            let query = query.bind(i64::from(reader.partition)).bind(from).bind(to);
+            query.fetch_one(connection).await
         })
         .await?;
-    Ok(())
+    if Columns(&row).flag(0)? {
+        Ok(())
+    } else {
+        Err(StoreError::PositionBelowSaved)
+    }
 }
 
 fn in_words(log: &LogIdentity) -> String {

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod faults;
+mod groups;
 mod plans;
 mod races;
 
@@ -95,7 +96,7 @@ fn event(conversation: ConversationId, seq: u64) -> Event {
         log_offset: seq,
         time_unix_ms: 1_000,
         kind: EventKind::Message,
-        sender: conversation.members()[0],
+        sender: conversation.direct_members().unwrap()[0],
         message_id: MessageId::from_bytes([7; 16]),
         body: vec![1, 2, 3].into(),
     }
@@ -105,9 +106,10 @@ fn update(conversation: ConversationId, head_seq: u64, base_head_seq: u64) -> Co
     let mut state = ConversationState::new(conversation);
     state.head_seq = head_seq;
     state.members.push(MemberState {
-        user: conversation.members()[0],
+        user: conversation.direct_members().unwrap()[0],
         message_id_max: Some(MessageId::from_bytes([7; 16])),
         marks: Marks::default(),
+        membership: None,
     });
     ConversationUpdate {
         state,
@@ -129,9 +131,12 @@ fn change(me: u8, other: u8, seq: u64) -> InboxChange {
             seq,
             time_unix_ms: 1_000,
             text: "text".to_owned(),
+            joined: false,
         }),
         own: Marks::default(),
         peer: Marks::default(),
+        joined_seq: 0,
+        left_seq: 0,
     }
 }
 
@@ -149,6 +154,10 @@ fn reader() -> (ReaderId, LogIdentity) {
     (reader, log)
 }
 
+const fn advance(reader: ReaderId, from: u64, to: u64) -> PositionAdvance {
+    PositionAdvance { reader, from, to }
+}
+
 /// A store that holds one of everything.
 async fn filled() -> PostgresStore {
     let store = PostgresFixture::new().await.store;
@@ -160,7 +169,7 @@ async fn filled() -> PostgresStore {
     store.apply_inbox(vec![(5, change(1, 2, 1))]).await.unwrap();
     let (reader, log) = reader();
     store.open_reader(reader.clone(), log).await.unwrap();
-    store.save_positions(vec![(reader, 5)]).await.unwrap();
+    store.save_position(advance(reader, 0, 5)).await.unwrap();
     store
 }
 
@@ -211,19 +220,9 @@ async fn a_batch_that_fails_leaves_nothing_behind() {
     let heads = store.inbox_heads(vec![user(3)]).await.unwrap();
     assert_eq!(heads, [InboxHead::default()]);
     let (reader, log) = reader();
-    let positions = vec![(reader.clone(), 9), (reader.clone(), u64::MAX)];
-    assert!(store.save_positions(positions).await.is_err());
-    assert_eq!(
-        store
-            .open_reader(reader.clone(), log.clone())
-            .await
-            .unwrap(),
-        5
-    );
-    // Once each is enough: the highest counts.
-    let positions = [7, 9, 8].map(|position| (reader.clone(), position));
-    store.save_positions(positions.to_vec()).await.unwrap();
-    assert_eq!(store.open_reader(reader, log).await.unwrap(), 9);
+    let too_large = advance(reader.clone(), 5, u64::MAX);
+    assert!(store.save_position(too_large).await.is_err());
+    assert_eq!(store.open_reader(reader, log).await.unwrap(), 5);
 }
 
 /// Calls everything that reads and answers what failed.
@@ -262,6 +261,17 @@ async fn what_cannot_be_read_is_corrupt() {
         "UPDATE members SET read_seq = -1",
         "UPDATE conversations SET head_seq = -1",
         "UPDATE conversations SET applied_end = -9223372036854775808",
+        "UPDATE members SET membership_version = 1, role = 4, windows = ''",
+        "UPDATE members SET membership_version = 1, role = -1, windows = ''",
+        "UPDATE members SET membership_version = -1, role = 1, windows = ''",
+        "UPDATE members SET membership_version = 1, role = 1",
+        "UPDATE members SET membership_version = 1, role = 1, windows = '\\x00'",
+        "UPDATE members SET membership_version = 1, role = 1, windows = decode(repeat('00', 8), 'hex')",
+        "UPDATE members SET membership_version = 1, role = 1, windows = decode(repeat('00', 272), 'hex')",
+        "UPDATE members SET membership_version = 1, role = 1, windows = decode(repeat('80', 16), 'hex')",
+        "UPDATE conversations SET group_version = -1",
+        "UPDATE inbox SET joined_seq = -1",
+        "UPDATE inbox SET left_seq = -1",
         "UPDATE inbox SET conversation_id = '\\x00'",
         "UPDATE inbox SET last_seq = -1",
         "UPDATE inbox SET preview_sender = NULL",

@@ -4,8 +4,8 @@ use runtime::ids::{ConversationId, InvalidId, MessageId, UserId};
 use rusqlite::{Row, types::FromSqlError};
 
 use crate::{
-    model::{Marks, Watermark},
-    store::StoreError,
+    model::{GroupState, Marks, Membership, Watermark},
+    store::{StoreError, membership::read_membership},
 };
 
 /// A number as a column holds it. Fails above `i64::MAX`.
@@ -31,6 +31,15 @@ impl Columns<'_> {
         let integer = self.integer(at)?;
         u64::try_from(integer)
             .map_err(|_| StoreError::Corrupt(format!("{integer} is not a number from 0 on")))
+    }
+
+    /// 0 or 1.
+    pub(super) fn flag(&self, at: usize) -> Result<bool, StoreError> {
+        match self.integer(at)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(StoreError::Corrupt(format!("{other} is neither 0 nor 1"))),
+        }
     }
 
     pub(super) fn bytes(&self, at: usize) -> Result<&[u8], StoreError> {
@@ -71,6 +80,24 @@ impl Columns<'_> {
             delivered: self.watermark(at)?,
             read: self.watermark(at + 2)?,
         })
+    }
+
+    /// Version, announcement and history, side by side.
+    pub(super) fn group(&self, at: usize) -> Result<GroupState, StoreError> {
+        Ok(GroupState {
+            version: self.number(at)?,
+            announcement: self.flag(at + 1)?,
+            history_all: self.flag(at + 2)?,
+        })
+    }
+
+    /// Version, role and windows, side by side; `None` if they are null.
+    pub(super) fn membership(&self, at: usize) -> Result<Option<Membership>, StoreError> {
+        if self.is_null(at)? {
+            return Ok(None);
+        }
+        let (version, role) = (self.number(at)?, self.number(at + 1)?);
+        read_membership(version, role, self.bytes(at + 2)?).map(Some)
     }
 }
 

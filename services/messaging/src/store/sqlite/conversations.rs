@@ -1,7 +1,5 @@
 //! Conversations: their events, and the state that their sequencer left.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use runtime::ids::{ConversationId, MessageId, UserId};
 use rusqlite::{CachedStatement, Connection, params};
@@ -9,46 +7,57 @@ use rusqlite::{CachedStatement, Connection, params};
 use super::columns::{Columns, to_column, to_limit};
 use crate::{
     model::{ConversationState, Event, EventKind, MemberState},
-    store::{ConversationUpdate, SeqRange, SequencedBatch, StoreError},
+    store::{SeqRange, StoreError},
 };
 
+/// What [`read_member`] reads, in its order.
+macro_rules! member_columns {
+    () => {
+        "user_id, message_id_max, delivered_seq, delivered_message_index, read_seq,
+        read_message_index, membership_version, role, windows"
+    };
+}
+
+mod persist;
+
+pub(super) use self::persist::persist;
+#[cfg(test)]
+pub(super) use self::persist::{SEARCHES as PERSIST_SEARCHES, STATEMENTS as PERSIST_STATEMENTS};
+
+/// What [`read_state`] reads, in its order, and the columns of a member after it.
+macro_rules! conversation_columns {
+    () => {
+        concat!(
+            "conversations.conversation_no, head_seq, last_message_index, last_time_unix_ms,
+        applied_end, group_version, announcement, history_all, ",
+            member_columns!()
+        )
+    };
+}
+
+/// Where the columns of a member begin in `conversation_columns`.
+const MEMBER_AT: usize = 8;
+
 /// One row a member, in the order of their ids; one with nulls if there is none yet.
-const CONVERSATION: &str = "SELECT conversations.conversation_no, head_seq, last_message_index,
-        last_time_unix_ms, applied_end, user_id, message_id_max, delivered_seq,
-        delivered_message_index, read_seq, read_message_index
-    FROM conversations LEFT JOIN members
+const CONVERSATION: &str = concat!(
+    "SELECT ",
+    conversation_columns!(),
+    " FROM conversations LEFT JOIN members
         ON members.conversation_no = conversations.conversation_no
-    WHERE conversation_id = ?1 ORDER BY user_id";
+    WHERE conversation_id = ?1 ORDER BY user_id"
+);
+
+/// A conversation and one of its members in one look-up; without the member, its columns are null.
+const CONVERSATION_OF: &str = concat!(
+    "SELECT ",
+    conversation_columns!(),
+    " FROM conversations LEFT JOIN members
+        ON members.conversation_no = conversations.conversation_no AND user_id = ?2
+    WHERE conversation_id = ?1"
+);
 
 const CONVERSATION_NO: &str =
     "SELECT conversation_no FROM conversations WHERE conversation_id = ?1";
-
-const INSERT_CONVERSATION: &str = "INSERT INTO conversations (conversation_id, head_seq,
-        last_message_index, last_time_unix_ms, applied_end)
-    VALUES (?1, ?2, ?3, ?4, ?5)";
-
-const UPDATE_CONVERSATION: &str = "UPDATE conversations SET head_seq = ?2,
-        last_message_index = ?3, last_time_unix_ms = ?4, applied_end = ?5
-    WHERE conversation_no = ?1";
-
-const PUT_MEMBER: &str = "INSERT INTO members (conversation_no, user_id, message_id_max,
-        delivered_seq, delivered_message_index, read_seq, read_message_index)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-    ON CONFLICT (conversation_no, user_id) DO UPDATE SET
-        message_id_max = excluded.message_id_max,
-        delivered_seq = excluded.delivered_seq,
-        delivered_message_index = excluded.delivered_message_index,
-        read_seq = excluded.read_seq,
-        read_message_index = excluded.read_message_index";
-
-const INSERT_EVENT: &str = "INSERT INTO events (conversation_no, seq, message_index, log_offset,
-        time_unix_ms, kind, sender, message_id, body)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-    ON CONFLICT (conversation_no, seq) DO NOTHING";
-
-const EVENT_AT: &str = "SELECT seq, message_index, log_offset, time_unix_ms, kind, sender,
-        message_id, body
-    FROM events WHERE conversation_no = ?1 AND seq = ?2";
 
 const EVENTS_NAMED: &str = "SELECT seq, message_index, log_offset, time_unix_ms, kind, sender,
         message_id, body
@@ -77,9 +86,8 @@ pub(super) const NEXT_INDEX: &str = "SELECT seq, message_index FROM events
 #[cfg(test)]
 pub(super) const SEARCHES: &[&str] = &[
     CONVERSATION,
+    CONVERSATION_OF,
     CONVERSATION_NO,
-    UPDATE_CONVERSATION,
-    EVENT_AT,
     EVENTS_NAMED,
     EVENTS_UP,
     EVENTS_DOWN,
@@ -94,159 +102,6 @@ pub(super) enum Order {
     NewestFirst,
 }
 
-/// See [`crate::store::Store::persist`].
-pub(super) fn persist(tx: &Connection, batch: &SequencedBatch) -> Result<(), StoreError> {
-    let mut raise = Raise::prepare(tx)?;
-    let mut numbers = HashMap::with_capacity(batch.conversations.len());
-    for update in &batch.conversations {
-        let number = raise.conversation(tx, update)?;
-        numbers.insert(update.state.conversation, number);
-    }
-    let mut insert = tx.prepare_cached(INSERT_EVENT)?;
-    for event in &batch.events {
-        let Some(number) = numbers.get(&event.conversation) else {
-            let text = format!("a batch lacks the state of {}", event.conversation);
-            return Err(StoreError::Corrupt(text));
-        };
-        let inserted = insert.execute(params![
-            number,
-            to_column(event.seq)?,
-            to_column(event.message_index)?,
-            to_column(event.log_offset)?,
-            event.time_unix_ms,
-            event.kind as u8,
-            event.sender.as_bytes(),
-            event.message_id.as_bytes(),
-            &event.body[..],
-        ])?;
-        if inserted == 0 {
-            expect_same(tx, *number, event)?;
-        }
-    }
-    Ok(())
-}
-
-/// An event that is there must be the one that comes again.
-fn expect_same(tx: &Connection, number: i64, event: &Event) -> Result<(), StoreError> {
-    let mut select = tx.prepare_cached(EVENT_AT)?;
-    let mut rows = select.query(params![number, to_column(event.seq)?])?;
-    let stored = match rows.next()? {
-        Some(row) => Some(read_event(&Columns(row), event.conversation)?),
-        None => None,
-    };
-    if stored.as_ref() == Some(event) {
-        Ok(())
-    } else {
-        Err(StoreError::EventDiffers {
-            conversation: event.conversation,
-            seq: event.seq,
-        })
-    }
-}
-
-/// The statements that raise the state of conversations. Rows that would not change are not written.
-struct Raise<'c> {
-    conversation: CachedStatement<'c>,
-    insert_conversation: CachedStatement<'c>,
-    update_conversation: CachedStatement<'c>,
-    put_member: CachedStatement<'c>,
-}
-
-impl<'c> Raise<'c> {
-    fn prepare(tx: &'c Connection) -> Result<Self, StoreError> {
-        Ok(Self {
-            conversation: tx.prepare_cached(CONVERSATION)?,
-            insert_conversation: tx.prepare_cached(INSERT_CONVERSATION)?,
-            update_conversation: tx.prepare_cached(UPDATE_CONVERSATION)?,
-            put_member: tx.prepare_cached(PUT_MEMBER)?,
-        })
-    }
-
-    /// Answers the conversation's number.
-    fn conversation(
-        &mut self,
-        tx: &Connection,
-        update: &ConversationUpdate,
-    ) -> Result<i64, StoreError> {
-        let state = &update.state;
-        let id = state.conversation;
-        let stored = read_conversation(&mut self.conversation, id)?;
-        if stored.as_ref().map_or(0, |(_, stored)| stored.head_seq) < update.base_head_seq {
-            return Err(StoreError::HeadBelowBase { conversation: id });
-        }
-        let Some((number, mut stored)) = stored else {
-            self.insert_conversation.execute(params![
-                id.as_bytes(),
-                to_column(state.head_seq)?,
-                to_column(state.last_message_index)?,
-                state.last_time_unix_ms,
-                to_column(state.applied_end)?,
-            ])?;
-            let number = tx.last_insert_rowid();
-            self.members(number, &[], &state.members)?;
-            return Ok(number);
-        };
-        let members = std::mem::take(&mut stored.members);
-        let raised = ConversationState {
-            group: crate::model::GroupState::default(),
-            conversation: id,
-            head_seq: stored.head_seq.max(state.head_seq),
-            last_message_index: stored.last_message_index.max(state.last_message_index),
-            last_time_unix_ms: stored.last_time_unix_ms.max(state.last_time_unix_ms),
-            applied_end: stored.applied_end.max(state.applied_end),
-            members: Vec::new(),
-        };
-        if raised != stored {
-            self.update_conversation.execute(params![
-                number,
-                to_column(raised.head_seq)?,
-                to_column(raised.last_message_index)?,
-                raised.last_time_unix_ms,
-                to_column(raised.applied_end)?,
-            ])?;
-        }
-        self.members(number, &members, &state.members)?;
-        Ok(number)
-    }
-
-    /// Both are in the order of ids.
-    fn members(
-        &mut self,
-        number: i64,
-        stored: &[MemberState],
-        members: &[MemberState],
-    ) -> Result<(), StoreError> {
-        for member in members {
-            let old = stored
-                .binary_search_by_key(&member.user, |old| old.user)
-                .ok()
-                .and_then(|at| stored.get(at));
-            let raised = old.map_or_else(
-                || member.clone(),
-                |old| MemberState {
-                    membership: None,
-                    user: member.user,
-                    message_id_max: old.message_id_max.max(member.message_id_max),
-                    marks: old.marks.max(member.marks),
-                },
-            );
-            if old == Some(&raised) {
-                continue;
-            }
-            self.put_member.execute(params![
-                number,
-                raised.user.as_bytes(),
-                raised.message_id_max.as_ref().map(MessageId::as_bytes),
-                to_column(raised.marks.delivered.seq)?,
-                to_column(raised.marks.delivered.message_index)?,
-                to_column(raised.marks.read.seq)?,
-                to_column(raised.marks.read.message_index)?,
-            ])?;
-        }
-        Ok(())
-    }
-}
-
 /// See [`crate::store::Store::load_conversations`].
 pub(super) fn load(
     snapshot: &Connection,
@@ -258,9 +113,20 @@ pub(super) fn load(
     let mut states = Vec::with_capacity(conversations.len());
     for id in conversations {
         let stored = read_conversation(&mut select, id)?;
-        states.extend(stored.map(|(_, state)| state));
+        states.extend(stored);
     }
     Ok(states)
+}
+
+/// See [`crate::store::Store::load_conversation_of`].
+pub(super) fn load_of(
+    snapshot: &Connection,
+    conversation: ConversationId,
+    user: UserId,
+) -> Result<Option<ConversationState>, StoreError> {
+    let mut select = snapshot.prepare_cached(CONVERSATION_OF)?;
+    let stored = read_conversation_of(&mut select, conversation, Some(user))?;
+    Ok(stored.map(|(_, state)| state))
 }
 
 /// See [`crate::store::Store::find_events`].
@@ -371,44 +237,72 @@ pub(super) fn seq_of_message_index(
     Ok(found)
 }
 
+/// With all members.
 fn read_conversation(
     select: &mut CachedStatement<'_>,
     conversation: ConversationId,
-) -> Result<Option<(i64, ConversationState)>, StoreError> {
+) -> Result<Option<ConversationState>, StoreError> {
     let mut rows = select.query([conversation.as_bytes()])?;
-    let mut read: Option<(i64, ConversationState)> = None;
+    let mut read: Option<ConversationState> = None;
     while let Some(row) = rows.next()? {
         let columns = Columns(row);
-        let (_, state) = if let Some(read) = &mut read {
-            read
-        } else {
-            let state = ConversationState {
-                group: crate::model::GroupState::default(),
-                conversation,
-                head_seq: columns.number(1)?,
-                last_message_index: columns.number(2)?,
-                last_time_unix_ms: columns.integer(3)?,
-                applied_end: columns.number(4)?,
-                members: Vec::new(),
-            };
-            read.insert((columns.integer(0)?, state))
+        let state = match &mut read {
+            Some(state) => state,
+            None => read.insert(read_state(&columns, conversation)?),
         };
-        if columns.is_null(5)? {
-            continue;
+        if !columns.is_null(MEMBER_AT)? {
+            state.members.push(read_member(&columns, MEMBER_AT)?);
         }
-        let message_id_max = if columns.is_null(6)? {
-            None
-        } else {
-            Some(columns.message(6)?)
-        };
-        state.members.push(MemberState {
-            membership: None,
-            user: columns.user(5)?,
-            message_id_max,
-            marks: columns.marks(7)?,
-        });
     }
     Ok(read)
+}
+
+/// With the conversation's number, and with the member if there is one.
+fn read_conversation_of(
+    select: &mut CachedStatement<'_>,
+    conversation: ConversationId,
+    user: Option<UserId>,
+) -> Result<Option<(i64, ConversationState)>, StoreError> {
+    let user = user.as_ref().map(UserId::as_bytes);
+    let mut rows = select.query(params![conversation.as_bytes(), user])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let columns = Columns(row);
+    let mut state = read_state(&columns, conversation)?;
+    if !columns.is_null(MEMBER_AT)? {
+        state.members.push(read_member(&columns, MEMBER_AT)?);
+    }
+    Ok(Some((columns.integer(0)?, state)))
+}
+
+fn read_state(
+    columns: &Columns<'_>,
+    conversation: ConversationId,
+) -> Result<ConversationState, StoreError> {
+    Ok(ConversationState {
+        conversation,
+        head_seq: columns.number(1)?,
+        last_message_index: columns.number(2)?,
+        last_time_unix_ms: columns.integer(3)?,
+        applied_end: columns.number(4)?,
+        group: columns.group(5)?,
+        members: Vec::new(),
+    })
+}
+
+fn read_member(columns: &Columns<'_>, at: usize) -> Result<MemberState, StoreError> {
+    let message_id_max = if columns.is_null(at + 1)? {
+        None
+    } else {
+        Some(columns.message(at + 1)?)
+    };
+    Ok(MemberState {
+        user: columns.user(at)?,
+        message_id_max,
+        marks: columns.marks(at + 2)?,
+        membership: columns.membership(at + 6)?,
+    })
 }
 
 fn read_event(columns: &Columns<'_>, conversation: ConversationId) -> Result<Event, StoreError> {

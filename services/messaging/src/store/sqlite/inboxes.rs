@@ -19,6 +19,9 @@ const INSERT_HEAD: &str =
 const UPDATE_HEAD: &str =
     "UPDATE inbox_heads SET version = ?2, unread_total = ?3 WHERE user_no = ?1";
 
+/// Where `row_no` is, after what [`read_row`] reads.
+const ROW_NO_AT: usize = 20;
+
 /// What [`read_row`] reads, in its order; `row_no` comes after it where it is wanted.
 macro_rules! row_columns {
     () => {
@@ -28,7 +31,8 @@ macro_rules! row_columns {
         concat!("conversation_id, ", $table, "version, last_seq, last_message_index,
         own_delivered_seq, own_delivered_message_index, own_read_seq, own_read_message_index,
         peer_delivered_seq, peer_delivered_message_index, peer_read_seq, peer_read_message_index,
-        preview_sender, preview_message_id, preview_seq, preview_time_unix_ms, preview_text")
+        joined_seq, left_seq, preview_sender, preview_message_id, preview_seq,
+        preview_time_unix_ms, preview_text, preview_joined")
     };
 }
 
@@ -53,16 +57,16 @@ const INSERT_ROW: &str = concat!(
     "INSERT INTO inbox (",
     row_columns!(),
     ", user_no) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-        ?17, ?18)"
+        ?17, ?18, ?19, ?20, ?21)"
 );
 
 const UPDATE_ROW: &str = "UPDATE inbox SET version = ?2, last_seq = ?3, last_message_index = ?4,
         own_delivered_seq = ?5, own_delivered_message_index = ?6,
         own_read_seq = ?7, own_read_message_index = ?8,
         peer_delivered_seq = ?9, peer_delivered_message_index = ?10,
-        peer_read_seq = ?11, peer_read_message_index = ?12,
-        preview_sender = ?13, preview_message_id = ?14, preview_seq = ?15,
-        preview_time_unix_ms = ?16, preview_text = ?17
+        peer_read_seq = ?11, peer_read_message_index = ?12, joined_seq = ?13, left_seq = ?14,
+        preview_sender = ?15, preview_message_id = ?16, preview_seq = ?17,
+        preview_time_unix_ms = ?18, preview_text = ?19, preview_joined = ?20
     WHERE row_no = ?1";
 
 /// As [`UPDATE_ROW`] where the preview stays: the list keeps its order, its index is not written.
@@ -70,7 +74,7 @@ const UPDATE_MARKS: &str = "UPDATE inbox SET version = ?2, last_seq = ?3, last_m
         own_delivered_seq = ?5, own_delivered_message_index = ?6,
         own_read_seq = ?7, own_read_message_index = ?8,
         peer_delivered_seq = ?9, peer_delivered_message_index = ?10,
-        peer_read_seq = ?11, peer_read_message_index = ?12
+        peer_read_seq = ?11, peer_read_message_index = ?12, joined_seq = ?13, left_seq = ?14
     WHERE row_no = ?1";
 
 const LIST: &str = concat!(
@@ -176,7 +180,7 @@ impl TouchedRow {
     fn fill(&mut self, columns: &Columns<'_>) -> Result<(), StoreError> {
         self.row = read_row(columns)?;
         self.stored = Some(StoredRow {
-            row_no: columns.integer(17)?,
+            row_no: columns.integer(ROW_NO_AT)?,
             version: self.row.version,
             preview_seq: self.row.preview.as_ref().map(|preview| preview.seq),
         });
@@ -246,10 +250,10 @@ impl<'c> Apply<'c> {
         let mut rows = self.select_head_and_row.query(parameters)?;
         if let Some(read) = rows.next()? {
             let columns = Columns(read);
-            let stored = StoredHead::read(&columns, 18)?;
+            let stored = StoredHead::read(&columns, ROW_NO_AT + 1)?;
             touched.head = stored.head;
             touched.stored = Some(stored);
-            if !columns.is_null(17)? {
+            if !columns.is_null(ROW_NO_AT)? {
                 row.fill(&columns)?;
             }
         }
@@ -381,15 +385,18 @@ impl<'c> Write<'c> {
             statement.raw_bind_parameter(3 + 2 * at, to_column(watermark.seq)?)?;
             statement.raw_bind_parameter(4 + 2 * at, to_column(watermark.message_index)?)?;
         }
-        if statement.parameter_count() > 12 {
-            statement.raw_bind_parameter(13, preview.map(|p| *p.sender.as_bytes()))?;
-            statement.raw_bind_parameter(14, preview.map(|p| *p.message_id.as_bytes()))?;
-            statement.raw_bind_parameter(15, preview_seq.map(to_column).transpose()?)?;
-            statement.raw_bind_parameter(16, preview.map(|p| p.time_unix_ms))?;
-            statement.raw_bind_parameter(17, preview.map(|p| p.text.as_str()))?;
+        statement.raw_bind_parameter(13, to_column(row.joined_seq)?)?;
+        statement.raw_bind_parameter(14, to_column(row.left_seq)?)?;
+        if statement.parameter_count() > 14 {
+            statement.raw_bind_parameter(15, preview.map(|p| *p.sender.as_bytes()))?;
+            statement.raw_bind_parameter(16, preview.map(|p| *p.message_id.as_bytes()))?;
+            statement.raw_bind_parameter(17, preview_seq.map(to_column).transpose()?)?;
+            statement.raw_bind_parameter(18, preview.map(|p| p.time_unix_ms))?;
+            statement.raw_bind_parameter(19, preview.map(|p| p.text.as_str()))?;
+            statement.raw_bind_parameter(20, preview.is_some_and(|p| p.joined))?;
         }
         if touched.stored.is_none() {
-            statement.raw_bind_parameter(18, user_no)?;
+            statement.raw_bind_parameter(21, user_no)?;
         }
         statement.raw_execute()?;
         Ok(())
@@ -490,26 +497,26 @@ fn read_rows(
 }
 
 fn read_row(columns: &Columns<'_>) -> Result<InboxRow, StoreError> {
-    let preview = if columns.is_null(14)? {
+    let preview = if columns.is_null(16)? {
         None
     } else {
         Some(Preview {
-            joined: false,
-            sender: columns.user(12)?,
-            message_id: columns.message(13)?,
-            seq: columns.number(14)?,
-            time_unix_ms: columns.integer(15)?,
-            text: columns.text(16)?.to_owned(),
+            sender: columns.user(14)?,
+            message_id: columns.message(15)?,
+            seq: columns.number(16)?,
+            time_unix_ms: columns.integer(17)?,
+            text: columns.text(18)?.to_owned(),
+            joined: columns.flag(19)?,
         })
     };
     Ok(InboxRow {
-        joined_seq: 0,
-        left_seq: 0,
         conversation: columns.conversation(0)?,
         version: columns.number(1)?,
         last: columns.watermark(2)?,
         own: columns.marks(4)?,
         peer: columns.marks(8)?,
+        joined_seq: columns.number(12)?,
+        left_seq: columns.number(13)?,
         preview,
     })
 }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::columns::{Columns, to_column};
-use crate::store::{LogIdentity, ReaderId, StoreError};
+use crate::store::{LogIdentity, PositionAdvance, ReaderId, StoreError};
 
 const CLAIM: &str = "INSERT INTO readers (reader, topic, log_id, topic_id, partitions)
     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (reader, topic) DO NOTHING";
@@ -52,28 +52,32 @@ pub(super) fn open(
             actual: in_words(log),
         });
     }
+    position(tx, reader)
+}
+
+/// The stored one; 0 if none is.
+fn position(tx: &Connection, reader: &ReaderId) -> Result<u64, StoreError> {
     let key = params![reader.reader, reader.topic, reader.partition];
     let position = tx
-        .query_row(POSITION, key, |row| Ok(Columns(row).number(0)))
+        .prepare_cached(POSITION)?
+        .query_row(key, |row| Ok(Columns(row).number(0)))
         .optional()?;
     position.unwrap_or(Ok(0))
 }
 
-/// See [`crate::store::Store::save_positions`].
-pub(super) fn save_positions(
-    tx: &Connection,
-    positions: &[(ReaderId, u64)],
-) -> Result<(), StoreError> {
-    let mut raise = tx.prepare_cached(RAISE)?;
-    for (reader, position) in positions {
-        let position = to_column(*position)?;
-        raise.execute(params![
-            reader.reader,
-            reader.topic,
-            reader.partition,
-            position
-        ])?;
+/// See [`crate::store::Store::save_position`].
+pub(super) fn save_position(tx: &Connection, advance: &PositionAdvance) -> Result<(), StoreError> {
+    let PositionAdvance { reader, from, to } = advance;
+    if position(tx, reader)? < *from {
+        return Err(StoreError::PositionBelowSaved);
     }
+    let key = params![
+        reader.reader,
+        reader.topic,
+        reader.partition,
+        to_column(*to)?
+    ];
+    tx.prepare_cached(RAISE)?.execute(key)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@ use rusqlite::{Connection, StatementStatus, ffi};
 
 use super::*;
 use crate::{
-    model::{EventKind, Marks, MemberState, Preview, Watermark},
+    model::{EventKind, Marks, MemberState, Membership, Preview, Role, Watermark, Window},
     store::{
         ConversationUpdate,
         suite::{self, Fixture},
@@ -76,7 +76,7 @@ fn event(conversation: ConversationId, seq: u64) -> Event {
         log_offset: seq,
         time_unix_ms: 1_000,
         kind: EventKind::Message,
-        sender: conversation.members()[0],
+        sender: conversation.direct_members().unwrap()[0],
         message_id: MessageId::from_bytes([7; 16]),
         body: vec![1, 2, 3].into(),
     }
@@ -86,9 +86,10 @@ fn update(conversation: ConversationId, head_seq: u64, base_head_seq: u64) -> Co
     let mut state = ConversationState::new(conversation);
     state.head_seq = head_seq;
     state.members.push(MemberState {
-        user: conversation.members()[0],
+        user: conversation.direct_members().unwrap()[0],
         message_id_max: Some(MessageId::from_bytes([7; 16])),
         marks: Marks::default(),
+        membership: None,
     });
     ConversationUpdate {
         state,
@@ -110,10 +111,17 @@ fn change(me: u8, other: u8, seq: u64) -> InboxChange {
             seq,
             time_unix_ms: 1_000,
             text: "text".to_owned(),
+            joined: false,
         }),
         own: Marks::default(),
         peer: Marks::default(),
+        joined_seq: 0,
+        left_seq: 0,
     }
+}
+
+const fn advance(reader: ReaderId, from: u64, to: u64) -> PositionAdvance {
+    PositionAdvance { reader, from, to }
 }
 
 /// A store that holds one of everything.
@@ -128,7 +136,7 @@ async fn filled() -> SqliteFixture {
     store.apply_inbox(vec![(5, change(1, 2, 1))]).await.unwrap();
     let (reader, log) = reader();
     store.open_reader(reader.clone(), log).await.unwrap();
-    store.save_positions(vec![(reader, 5)]).await.unwrap();
+    store.save_position(advance(reader, 0, 5)).await.unwrap();
     fixture
 }
 
@@ -152,6 +160,7 @@ async fn no_statement_scans_a_table_or_sorts_one() {
     let connection = Connection::open(fixture.path()).unwrap();
     let all = [
         conversations::SEARCHES,
+        conversations::PERSIST_SEARCHES,
         inboxes::SEARCHES,
         readers::SEARCHES,
     ];
@@ -232,8 +241,8 @@ async fn a_batch_that_fails_leaves_nothing_behind() {
     let heads = store.inbox_heads(vec![user(3)]).await.unwrap();
     assert_eq!(heads, [InboxHead::default()]);
     let (reader, log) = reader();
-    let positions = vec![(reader.clone(), 9), (reader.clone(), u64::MAX)];
-    assert!(store.save_positions(positions).await.is_err());
+    let too_large = advance(reader.clone(), 5, u64::MAX);
+    assert!(store.save_position(too_large).await.is_err());
     assert_eq!(store.open_reader(reader, log).await.unwrap(), 5);
 }
 
@@ -279,6 +288,20 @@ async fn what_cannot_be_read_is_corrupt() {
         "members SET read_seq = -1",
         "conversations SET head_seq = -1",
         "conversations SET applied_end = -9223372036854775808",
+        "members SET membership_version = 1, role = 4, windows = x''",
+        "members SET membership_version = 1, role = -1, windows = x''",
+        "members SET membership_version = -1, role = 1, windows = x''",
+        "members SET membership_version = 1, role = 1",
+        "members SET membership_version = 1, role = 1, windows = x'00'",
+        "members SET membership_version = 1, role = 1, windows = zeroblob(8)",
+        "members SET membership_version = 1, role = 1, windows = zeroblob(272)",
+        "members SET membership_version = 1, role = 1, windows = x'80000000000000008000000000000000'",
+        "conversations SET group_version = -1",
+        "conversations SET announcement = 2",
+        "conversations SET history_all = -1",
+        "inbox SET joined_seq = -1",
+        "inbox SET left_seq = -1",
+        "inbox SET preview_joined = 2",
         "inbox SET conversation_id = zeroblob(33)",
         "inbox SET last_seq = -1",
         "inbox SET preview_sender = NULL",
@@ -343,4 +366,128 @@ fn what_may_pass_is_unavailable_and_what_lasts_is_corrupt() {
     for error in [SqliteError::Busy, SqliteError::Closed] {
         assert!(matches!(error.into(), StoreError::Unavailable(_)));
     }
+}
+
+#[tokio::test]
+async fn a_store_from_before_groups_is_read_as_it_was_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("messaging.db");
+    let before = Connection::open(&path).unwrap();
+    let initial = include_str!("../../../migrations/sqlite/0001_initial.sql");
+    before.execute_batch(initial).unwrap();
+    let (me, with) = (user(1), between(1, 2));
+    // ?1 is the user, ?2 the conversation.
+    for values in [
+        "conversations SELECT 1, ?2, 1, 1, 1000, 1",
+        "members SELECT 1, ?1, ?1, 1, 1, 1, 1",
+        "events SELECT 1, 1, 1, 1, 1, 1000, 1, ?1, ?1, x'010203'",
+        "inbox_heads SELECT 1, ?1, 5, 1",
+        "inbox SELECT 1, 1, ?2, 5, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, ?1, ?1, 1, 1000, 'text'",
+        "reader_positions SELECT 'inbox', 'inbox', 0, 5",
+    ] {
+        let insert = format!("INSERT INTO {values} WHERE ?1 <> ?2");
+        let rows = before.execute(&insert, rusqlite::params![me.as_bytes(), with.as_bytes()]);
+        assert_eq!(rows.unwrap(), 1);
+    }
+    before.pragma_update(None, "user_version", 1).unwrap();
+    drop(before);
+
+    let store = SqliteStore::open(&path).unwrap();
+    let mut expected = update(with, 1, 0).state;
+    (expected.last_message_index, expected.last_time_unix_ms) = (1, 1_000);
+    expected.applied_end = 1;
+    let at = Watermark {
+        seq: 1,
+        message_index: 1,
+    };
+    expected.members[0].marks = Marks {
+        delivered: at,
+        read: at,
+    };
+    expected.members[0].message_id_max = Some(MessageId::from_bytes([1; 16]));
+    let states = store.load_conversations(vec![with]).await.unwrap();
+    assert_eq!(states, [expected]);
+    assert_eq!(
+        store.events(with, ALL, false, 9, 99).await.unwrap().len(),
+        1
+    );
+    let row = store.inbox_row(me, with).await.unwrap().unwrap();
+    assert_eq!(
+        (row.joined_seq, row.left_seq, row.has_left()),
+        (0, 0, false)
+    );
+    assert!(!row.preview.unwrap().joined);
+    // It goes on from there.
+    let batch = SequencedBatch {
+        events: vec![event(with, 2)],
+        conversations: vec![update(with, 2, 1)],
+    };
+    store.persist(batch).await.unwrap();
+    let applied = store.apply_inbox(vec![(6, change(1, 2, 2))]).await.unwrap();
+    assert_eq!(applied[0].previous_version, 5);
+    store
+        .save_position(advance(reader().0, 5, 6))
+        .await
+        .unwrap();
+}
+
+/// What it takes to persist a batch that changes one member of a group with so many: rows written, and
+/// steps of the machine that runs SQLite's statements.
+fn cost_of_one_change(members: u32) -> (u64, i32) {
+    let fixture = SqliteFixture::new();
+    let connection = Connection::open(fixture.path()).unwrap();
+    connection.set_prepared_statement_cache_capacity(64);
+    let persist = |state: ConversationState, events: Vec<Event>, base_head_seq| {
+        let conversations = vec![ConversationUpdate {
+            state,
+            base_head_seq,
+        }];
+        let tx = connection.unchecked_transaction().unwrap();
+        let batch = SequencedBatch {
+            events,
+            conversations,
+        };
+        conversations::persist(&tx, &batch).unwrap();
+        tx.commit().unwrap();
+    };
+    let steps = || {
+        let steps = conversations::PERSIST_STATEMENTS.iter().map(|statement| {
+            let statement = connection.prepare_cached(statement).unwrap();
+            statement.reset_status(StatementStatus::VmStep)
+        });
+        steps.sum::<i32>()
+    };
+    let id = ConversationId::group(runtime::ids::GroupId::from_bytes([9; 16]));
+    let mut state = ConversationState::new(id);
+    for number in 1..=u128::from(members) {
+        let mut member = MemberState::new(UserId::from_bytes(number.to_be_bytes()));
+        member.membership = Some(Membership {
+            version: 1,
+            role: Some(Role::Member),
+            windows: vec![Window {
+                from_seq: 1,
+                to_seq: None,
+            }],
+        });
+        state.members.push(member);
+    }
+    persist(state.clone(), Vec::new(), 0);
+    let (changes, _) = (connection.total_changes(), steps());
+    let mut member = state.members.swap_remove(members as usize / 2);
+    member.membership.as_mut().unwrap().version = 2;
+    state.members = vec![member];
+    state.head_seq = 1;
+    let mut first = event(between(1, 2), 1);
+    first.conversation = id;
+    persist(state, vec![first], 0);
+    (connection.total_changes() - changes, steps())
+}
+
+#[test]
+fn a_change_of_one_member_costs_the_same_in_a_group_of_any_size() {
+    let (rows, steps) = cost_of_one_change(10);
+    // The conversation, the member, the event.
+    assert_eq!(rows, 3);
+    assert!(steps > 0);
+    assert_eq!(cost_of_one_change(10_000), (rows, steps));
 }

@@ -7,7 +7,7 @@ use super::{
     Fixture, NUMBER_MAX, Talk, check, conversation_of, events_of, message_id, state_of, user,
 };
 use crate::{
-    model::{ConversationState, Event, Marks, MemberState, Watermark},
+    model::{ConversationState, Event, EventKind, Marks, MemberState, Watermark},
     store::{SeqRange, SequencedBatch, StoreError},
 };
 
@@ -19,6 +19,7 @@ pub(crate) async fn what_is_persisted_is_read_back_exactly(fixture: &mut impl Fi
     events[0].time_unix_ms = -1;
     events[1].body = Bytes::from(vec![0; 100_000]);
     events[1].message_id = message_id(u128::MAX);
+    events[2].kind = EventKind::GroupChange;
     events[2].log_offset = NUMBER_MAX;
     events[2].time_unix_ms = i64::MAX;
     talk.state.last_time_unix_ms = i64::MAX;
@@ -82,10 +83,11 @@ pub(crate) async fn an_event_that_differs_is_refused_and_stays_as_it_was(
     store.persist(talk.batch(0, &events)).await.unwrap();
     let before = talk.state.clone();
     let next = talk.next(true);
-    let changes: [fn(&mut Event); 6] = [
+    let changes: [fn(&mut Event); 7] = [
         |event| event.message_index -= 1,
         |event| event.log_offset += 1,
         |event| event.time_unix_ms -= 1,
+        |event| event.kind = EventKind::GroupChange,
         |event| event.sender = event.conversation.peer_of(event.sender).unwrap(),
         |event| event.message_id = message_id(77),
         |event| event.body = Bytes::from_static(b"another body"),
@@ -185,12 +187,13 @@ pub(crate) async fn each_value_of_a_member_rises_by_itself(fixture: &mut impl Fi
         (None, [1, 1, 9, 9]),
     ];
     let me = user(1);
-    let mut expected = *talk.state.member(me).unwrap();
+    let mut expected = talk.state.member(me).unwrap().clone();
     for (id, numbers) in given {
         let given = MemberState {
             user: me,
             message_id_max: id.map(message_id),
             marks: marks(numbers),
+            membership: None,
         };
         expected.message_id_max = expected.message_id_max.max(given.message_id_max);
         expected.marks = expected.marks.max(given.marks);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::{collection::vec, option, prelude::*};
-use runtime::ids::{ConversationId, UserId};
+use runtime::ids::{ConversationId, GroupId, UserId};
 
 use super::{Fixture, NUMBER_MAX, check, conversation_of, message_id, user};
 use crate::{
@@ -28,9 +28,12 @@ pub(super) fn message(
             seq,
             time_unix_ms,
             text: format!("text of {seq}"),
+            joined: false,
         }),
         own: Marks::default(),
         peer: Marks::default(),
+        joined_seq: 0,
+        left_seq: 0,
     }
 }
 
@@ -47,6 +50,8 @@ fn read_up_to(user: UserId, conversation: ConversationId, seq: u64) -> InboxChan
         preview: None,
         own: marks,
         peer: Marks::default(),
+        joined_seq: 0,
+        left_seq: 0,
     }
 }
 
@@ -75,8 +80,11 @@ pub(crate) async fn a_change_makes_a_row_and_answers_it(fixture: &mut impl Fixtu
     let preview = change.preview.as_mut().unwrap();
     preview.text = "\u{0}, 'quoted', \u{1f600}".to_owned();
     preview.message_id = message_id(u128::MAX);
+    preview.joined = true;
     change.own.delivered = at(NUMBER_MAX);
     change.peer.read = at(2);
+    change.joined_seq = NUMBER_MAX;
+    change.left_seq = 4;
     let applied = store.apply_inbox(vec![(7, change.clone())]).await.unwrap();
     let row = InboxRow {
         conversation: with,
@@ -85,6 +93,8 @@ pub(crate) async fn a_change_makes_a_row_and_answers_it(fixture: &mut impl Fixtu
         preview: change.preview,
         own: change.own,
         peer: change.peer,
+        joined_seq: NUMBER_MAX,
+        left_seq: 4,
     };
     let expected = InboxApplied {
         user: me,
@@ -118,6 +128,52 @@ pub(crate) async fn merging_takes_the_larger_of_each(fixture: &mut impl Fixture)
         let change = read_up_to(me, with, read);
         store.apply_inbox(vec![(version, change)]).await.unwrap();
         assert_eq!(head_of(store, me).await, head(3, 1));
+    }
+}
+
+pub(crate) async fn where_a_user_joined_and_left_only_rises(fixture: &mut impl Fixture) {
+    let store = fixture.store();
+    let me = user(1);
+    let with = ConversationId::group(GroupId::from_bytes([7; 16]));
+    let steps = [
+        // Joined at, left at; and what the row says then.
+        ((3, 0), (3, 0)),
+        ((0, 5), (3, 5)),
+        ((2, 4), (3, 5)),
+        ((8, 0), (8, 5)),
+        ((8, 9), (8, 9)),
+    ];
+    for (version, ((joined_seq, left_seq), expected)) in (1..).zip(steps) {
+        let mut change = read_up_to(me, with, 0);
+        (change.joined_seq, change.left_seq) = (joined_seq, left_seq);
+        let applied = store.apply_inbox(vec![(version, change)]).await.unwrap();
+        // What changes nothing gives no version.
+        assert_eq!(applied.is_empty(), joined_seq == 2);
+        let row = store.inbox_row(me, with).await.unwrap().unwrap();
+        assert_eq!((row.joined_seq, row.left_seq), expected);
+        let told = applied.first().map(|applied| applied.rows[0].clone());
+        assert!(told.is_none_or(|told| told == row));
+    }
+    // The joining is shown until there is a message.
+    let mut joining = read_up_to(me, with, 0);
+    joining.preview = Some(Preview {
+        sender: me,
+        message_id: message_id(8),
+        seq: 8,
+        time_unix_ms: 1_000,
+        text: String::new(),
+        joined: true,
+    });
+    let mut message = joining.clone();
+    let preview = message.preview.as_mut().unwrap();
+    (preview.seq, preview.joined) = (9, false);
+    for (version, change) in [(10, joining), (11, message)] {
+        let expected = change.preview.clone();
+        store.apply_inbox(vec![(version, change)]).await.unwrap();
+        let (_, listed) = store.list_inbox(me, None, 10).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].preview, expected);
+        assert_eq!((listed[0].joined_seq, listed[0].left_seq), (8, 9));
     }
 }
 
@@ -227,20 +283,27 @@ fn any_change() -> impl Strategy<Value = InboxChange> {
     let preview = (1..12_u64, 0..4_i64);
     let parts = (1..=3_u128, 10..=13_u128, watermarks());
     let merged = (option::of(preview), all_marks(), all_marks());
-    (parts, merged).prop_map(|((me, other, last), (preview, own, peer))| InboxChange {
-        user: user(me),
-        conversation: conversation_of(me, other),
-        last,
-        preview: preview.map(|(seq, time_unix_ms)| Preview {
-            sender: user(other),
-            message_id: message_id(u128::from(seq)),
-            seq,
-            time_unix_ms,
-            text: format!("text of {seq}"),
-        }),
-        own,
-        peer,
-    })
+    let seqs = (0..9_u64, 0..9_u64);
+    let all = (parts, merged, seqs);
+    all.prop_map(
+        |((me, other, last), (preview, own, peer), seqs)| InboxChange {
+            user: user(me),
+            conversation: conversation_of(me, other),
+            last,
+            preview: preview.map(|(seq, time_unix_ms)| Preview {
+                sender: user(other),
+                message_id: message_id(u128::from(seq)),
+                seq,
+                time_unix_ms,
+                text: format!("text of {seq}"),
+                joined: seq % 3 == 0,
+            }),
+            own,
+            peer,
+            joined_seq: seqs.0,
+            left_seq: seqs.1,
+        },
+    )
 }
 
 pub(crate) async fn inboxes_are_what_their_changes_make_them(fixture: &mut impl Fixture) {
@@ -262,7 +325,7 @@ pub(crate) async fn inboxes_are_what_their_changes_make_them(fixture: &mut impl 
         for (back, changes) in batches {
             let first = log.len().saturating_sub(back);
             for mut change in changes {
-                let [low, high] = change.conversation.members().map(of_case);
+                let [low, high] = change.conversation.direct_members().unwrap().map(of_case);
                 change.user = of_case(change.user);
                 change.conversation = ConversationId::direct(low, high).unwrap();
                 log.push((10 + 3 * log.len() as u64, change));

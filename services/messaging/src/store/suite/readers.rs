@@ -1,9 +1,11 @@
 //! Promises about readers' positions, and about what survives.
 
-use super::{Fixture, Talk, conversation_of, events_of, inboxes::message, state_of, user};
+use super::{
+    Fixture, NUMBER_MAX, Talk, conversation_of, events_of, inboxes::message, state_of, user,
+};
 use crate::{
     model::InboxHead,
-    store::{LogIdentity, ReaderId, StoreError},
+    store::{LogIdentity, PositionAdvance, ReaderId, Store, StoreError},
 };
 
 const SEQUENCER: ReaderId = ReaderId {
@@ -20,15 +22,42 @@ fn log() -> LogIdentity {
     }
 }
 
+async fn save(store: &dyn Store, reader: ReaderId, from: u64, to: u64) -> Result<(), StoreError> {
+    store
+        .save_position(PositionAdvance { reader, from, to })
+        .await
+}
+
 pub(crate) async fn a_position_starts_at_zero_and_only_rises(fixture: &mut impl Fixture) {
     let store = fixture.store();
     assert_eq!(store.open_reader(SEQUENCER, log()).await.unwrap(), 0);
     for (saved, expected) in [(5, 5), (3, 5), (5, 5), (9, 9), (0, 9)] {
-        store
-            .save_positions(vec![(SEQUENCER, saved)])
-            .await
-            .unwrap();
+        save(store, SEQUENCER, 0, saved).await.unwrap();
         assert_eq!(store.open_reader(SEQUENCER, log()).await.unwrap(), expected);
+    }
+}
+
+pub(crate) async fn a_position_below_the_saved_one_is_noticed(fixture: &mut impl Fixture) {
+    let store = fixture.store();
+    let went_back = |result| matches!(result, Err(StoreError::PositionBelowSaved));
+    // Nothing is stored: the store is one from before the reader.
+    assert!(went_back(save(store, SEQUENCER, 1, 2).await));
+    assert_eq!(store.open_reader(SEQUENCER, log()).await.unwrap(), 0);
+    assert!(went_back(save(store, SEQUENCER, 1, 2).await));
+    for (from, to) in [(0, 5), (5, 5), (5, 8), (8, 10)] {
+        save(store, SEQUENCER, from, to).await.unwrap();
+        assert_eq!(store.open_reader(SEQUENCER, log()).await.unwrap(), to);
+    }
+    // A reader that has saved more than the store has.
+    for (from, to) in [(11, 12), (NUMBER_MAX, NUMBER_MAX), (u64::MAX, NUMBER_MAX)] {
+        assert!(went_back(save(store, SEQUENCER, from, to).await));
+        assert_eq!(store.open_reader(SEQUENCER, log()).await.unwrap(), 10);
+    }
+    // One that has saved less: another is ahead of it.
+    for (from, to) in [(5, 7), (7, 11)] {
+        save(store, SEQUENCER, from, to).await.unwrap();
+        let stored = store.open_reader(SEQUENCER, log()).await.unwrap();
+        assert_eq!(stored, to.max(10));
     }
 }
 
@@ -49,8 +78,9 @@ pub(crate) async fn positions_of_different_readers_are_apart(fixture: &mut impl 
             ..SEQUENCER
         },
     ];
-    let positions = readers.iter().cloned().zip([10, 20, 30, 40]);
-    store.save_positions(positions.collect()).await.unwrap();
+    for (reader, position) in readers.iter().zip([10, 20, 30, 40]) {
+        save(store, reader.clone(), 0, position).await.unwrap();
+    }
     for (reader, expected) in readers.into_iter().zip([10, 20, 30, 40]) {
         assert_eq!(store.open_reader(reader, log()).await.unwrap(), expected);
     }
@@ -59,7 +89,7 @@ pub(crate) async fn positions_of_different_readers_are_apart(fixture: &mut impl 
 pub(crate) async fn another_log_is_refused(fixture: &mut impl Fixture) {
     let store = fixture.store();
     store.open_reader(SEQUENCER, log()).await.unwrap();
-    store.save_positions(vec![(SEQUENCER, 7)]).await.unwrap();
+    save(store, SEQUENCER, 0, 7).await.unwrap();
     let others = [
         LogIdentity {
             log_id: "log two".to_owned(),
@@ -110,7 +140,7 @@ pub(crate) async fn what_was_answered_is_there_after_a_restart(fixture: &mut imp
     let changes = vec![(11, message(user(1), conversation_of(1, 2), 3, 5_000))];
     let applied = store.apply_inbox(changes).await.unwrap();
     store.open_reader(SEQUENCER, log()).await.unwrap();
-    store.save_positions(vec![(SEQUENCER, 31)]).await.unwrap();
+    save(store, SEQUENCER, 0, 31).await.unwrap();
     store.sync().await.unwrap();
     fixture.reopen().await;
     let store = fixture.store();

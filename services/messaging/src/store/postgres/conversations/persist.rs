@@ -9,6 +9,7 @@ use crate::{
     model::{Event, Marks},
     store::{
         ConversationUpdate, SequencedBatch, StoreError,
+        membership::{pack_windows, role_number},
         postgres::columns::{message_column, to_column, user_column},
     },
 };
@@ -24,15 +25,17 @@ use crate::{
 /// - Whether an event differs is asked by `ON CONFLICT`, which sees what is there now, also what
 ///   another batch has just committed. `refuse_event` and `refuse_head` end the whole statement.
 /// - Rows that would stay as they are, are not written again.
+/// - A group's state and a membership are each taken over as a whole or not at all. Where there is
+///   no membership its version is null: as given it is above nothing, as stored below everything.
 pub(in crate::store::postgres) const PERSIST: &str = "WITH raised AS (
         INSERT INTO conversations AS c (conversation_id, head_seq, last_message_index,
-            last_time_unix_ms, applied_end)
+            last_time_unix_ms, applied_end, group_version, announcement, history_all)
         SELECT g.conversation_id, g.head_seq, g.last_message_index, g.last_time_unix_ms,
-            g.applied_end
+            g.applied_end, g.group_version, g.announcement, g.history_all
         FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-                $6::bigint[]) WITH ORDINALITY
+                $6::bigint[], $7::bigint[], $8::boolean[], $9::boolean[]) WITH ORDINALITY
             AS g(conversation_id, head_seq, last_message_index, last_time_unix_ms, applied_end,
-                base_head_seq, place)
+                base_head_seq, group_version, announcement, history_all, place)
         WHERE CASE WHEN g.base_head_seq <= coalesce((
                 SELECT s.head_seq FROM conversations AS s
                 WHERE s.conversation_id = g.conversation_id
@@ -42,17 +45,23 @@ pub(in crate::store::postgres) const PERSIST: &str = "WITH raised AS (
             head_seq = greatest(c.head_seq, excluded.head_seq),
             last_message_index = greatest(c.last_message_index, excluded.last_message_index),
             last_time_unix_ms = greatest(c.last_time_unix_ms, excluded.last_time_unix_ms),
-            applied_end = greatest(c.applied_end, excluded.applied_end)
+            applied_end = greatest(c.applied_end, excluded.applied_end),
+            group_version = greatest(c.group_version, excluded.group_version),
+            announcement = CASE WHEN excluded.group_version > c.group_version
+                THEN excluded.announcement ELSE c.announcement END,
+            history_all = CASE WHEN excluded.group_version > c.group_version
+                THEN excluded.history_all ELSE c.history_all END
         WHERE excluded.head_seq > c.head_seq
             OR excluded.last_message_index > c.last_message_index
             OR excluded.last_time_unix_ms > c.last_time_unix_ms
             OR excluded.applied_end > c.applied_end
+            OR excluded.group_version > c.group_version
         RETURNING 1
     ), kept AS (
         INSERT INTO events AS e (conversation_id, seq, message_index, log_offset, time_unix_ms,
             kind, sender, message_id, body)
-        SELECT * FROM unnest($7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[],
-            $11::bigint[], $12::smallint[], $13::uuid[], $14::uuid[], $15::bytea[])
+        SELECT * FROM unnest($10::bytea[], $11::bigint[], $12::bigint[], $13::bigint[],
+            $14::bigint[], $15::smallint[], $16::uuid[], $17::uuid[], $18::bytea[])
         WHERE (SELECT count(*) FROM raised) >= 0
         ON CONFLICT (conversation_id, seq)
         DO UPDATE SET kind = refuse_event(e.conversation_id, e.seq)
@@ -62,9 +71,9 @@ pub(in crate::store::postgres) const PERSIST: &str = "WITH raised AS (
                 excluded.sender, excluded.message_id, excluded.body)
     )
     INSERT INTO members AS m (conversation_id, user_id, message_id_max, delivered_seq,
-        delivered_message_index, read_seq, read_message_index)
-    SELECT * FROM unnest($16::bytea[], $17::uuid[], $18::uuid[], $19::bigint[], $20::bigint[],
-        $21::bigint[], $22::bigint[])
+        delivered_message_index, read_seq, read_message_index, membership_version, role, windows)
+    SELECT * FROM unnest($19::bytea[], $20::uuid[], $21::uuid[], $22::bigint[], $23::bigint[],
+        $24::bigint[], $25::bigint[], $26::bigint[], $27::smallint[], $28::bytea[])
     WHERE (SELECT count(*) FROM raised) >= 0
     ON CONFLICT (conversation_id, user_id) DO UPDATE SET
         message_id_max = greatest(m.message_id_max, excluded.message_id_max),
@@ -72,13 +81,19 @@ pub(in crate::store::postgres) const PERSIST: &str = "WITH raised AS (
         delivered_message_index =
             greatest(m.delivered_message_index, excluded.delivered_message_index),
         read_seq = greatest(m.read_seq, excluded.read_seq),
-        read_message_index = greatest(m.read_message_index, excluded.read_message_index)
+        read_message_index = greatest(m.read_message_index, excluded.read_message_index),
+        membership_version = greatest(m.membership_version, excluded.membership_version),
+        role = CASE WHEN excluded.membership_version > coalesce(m.membership_version, -1)
+            THEN excluded.role ELSE m.role END,
+        windows = CASE WHEN excluded.membership_version > coalesce(m.membership_version, -1)
+            THEN excluded.windows ELSE m.windows END
     WHERE excluded.message_id_max > m.message_id_max
         OR (m.message_id_max IS NULL AND excluded.message_id_max IS NOT NULL)
         OR excluded.delivered_seq > m.delivered_seq
         OR excluded.delivered_message_index > m.delivered_message_index
         OR excluded.read_seq > m.read_seq
-        OR excluded.read_message_index > m.read_message_index";
+        OR excluded.read_message_index > m.read_message_index
+        OR excluded.membership_version > coalesce(m.membership_version, -1)";
 
 /// See [`crate::store::Store::persist`].
 pub(in crate::store::postgres) async fn persist(
@@ -124,6 +139,9 @@ struct ConversationColumns<'b> {
     last_times: Vec<i64>,
     applied_ends: Vec<i64>,
     base_head_seqs: Vec<i64>,
+    group_versions: Vec<i64>,
+    announcements: Vec<bool>,
+    histories_all: Vec<bool>,
 }
 
 impl<'b> ConversationColumns<'b> {
@@ -141,6 +159,9 @@ impl<'b> ConversationColumns<'b> {
             columns
                 .base_head_seqs
                 .push(to_column(update.base_head_seq)?);
+            columns.group_versions.push(to_column(state.group.version)?);
+            columns.announcements.push(state.group.announcement);
+            columns.histories_all.push(state.group.history_all);
         }
         Ok(columns)
     }
@@ -153,6 +174,9 @@ impl<'b> ConversationColumns<'b> {
             .bind(self.last_times)
             .bind(self.applied_ends)
             .bind(self.base_head_seqs)
+            .bind(self.group_versions)
+            .bind(self.announcements)
+            .bind(self.histories_all)
     }
 }
 
@@ -211,6 +235,9 @@ struct MemberColumns<'b> {
     delivered_message_indexes: Vec<i64>,
     read_seqs: Vec<i64>,
     read_message_indexes: Vec<i64>,
+    membership_versions: Vec<Option<i64>>,
+    roles: Vec<Option<i16>>,
+    windows: Vec<Option<Vec<u8>>>,
 }
 
 impl<'b> MemberColumns<'b> {
@@ -234,6 +261,13 @@ impl<'b> MemberColumns<'b> {
                 columns
                     .read_message_indexes
                     .push(to_column(read.message_index)?);
+                let membership = member.membership.as_ref();
+                let version = membership.map(|m| to_column(m.version)).transpose()?;
+                columns.membership_versions.push(version);
+                let role = membership.map(|m| i16::from(role_number(m)));
+                columns.roles.push(role);
+                let windows = membership.map(|m| pack_windows(&m.windows)).transpose()?;
+                columns.windows.push(windows);
             }
         }
         Ok(columns)
@@ -248,5 +282,8 @@ impl<'b> MemberColumns<'b> {
             .bind(self.delivered_message_indexes)
             .bind(self.read_seqs)
             .bind(self.read_message_indexes)
+            .bind(self.membership_versions)
+            .bind(self.roles)
+            .bind(self.windows)
     }
 }

@@ -30,12 +30,13 @@ pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
         INSERT INTO inbox (user_id, conversation_id, version, last_seq, last_message_index,
             own_delivered_seq, own_delivered_message_index, own_read_seq, own_read_message_index,
             peer_delivered_seq, peer_delivered_message_index, peer_read_seq,
-            peer_read_message_index, preview_sender, preview_message_id, preview_seq,
-            preview_time_unix_ms, preview_text)
+            peer_read_message_index, joined_seq, left_seq, preview_sender, preview_message_id,
+            preview_seq, preview_time_unix_ms, preview_text, preview_joined)
         SELECT g.* FROM unnest($5::uuid[], $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[],
             $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-            $15::bigint[], $16::bigint[], $17::bigint[], $18::uuid[], $19::uuid[], $20::bigint[],
-            $21::bigint[], $22::bytea[]) AS g(user_id)
+            $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
+            $20::uuid[], $21::uuid[], $22::bigint[], $23::bigint[], $24::bytea[],
+            $25::boolean[]) AS g(user_id)
         JOIN written ON written.user_id = g.user_id
         ON CONFLICT (user_id, conversation_id) DO UPDATE SET
             version = excluded.version,
@@ -49,11 +50,14 @@ pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
             peer_delivered_message_index = excluded.peer_delivered_message_index,
             peer_read_seq = excluded.peer_read_seq,
             peer_read_message_index = excluded.peer_read_message_index,
+            joined_seq = excluded.joined_seq,
+            left_seq = excluded.left_seq,
             preview_sender = excluded.preview_sender,
             preview_message_id = excluded.preview_message_id,
             preview_seq = excluded.preview_seq,
             preview_time_unix_ms = excluded.preview_time_unix_ms,
-            preview_text = excluded.preview_text
+            preview_text = excluded.preview_text,
+            preview_joined = excluded.preview_joined
     )
     SELECT user_id FROM written";
 
@@ -111,19 +115,20 @@ impl HeadColumns {
 }
 
 /// How many columns of a row are numbers that are always there.
-const NUMBERS: usize = 11;
+const NUMBERS: usize = 13;
 
 #[derive(Default)]
 struct RowColumns<'b> {
     users: Vec<Uuid>,
     conversations: Vec<&'b [u8]>,
-    /// The version, then seq and message index of each watermark.
+    /// The version, then seq and message index of each watermark, then where the user joined and left.
     numbers: [Vec<i64>; NUMBERS],
     preview_senders: Vec<Option<Uuid>>,
     preview_message_ids: Vec<Option<Uuid>>,
     preview_seqs: Vec<Option<i64>>,
     preview_times: Vec<Option<i64>>,
     preview_texts: Vec<Option<&'b [u8]>>,
+    preview_joineds: Vec<bool>,
 }
 
 impl<'b> RowColumns<'b> {
@@ -152,6 +157,8 @@ impl<'b> RowColumns<'b> {
             row.peer.delivered.message_index,
             row.peer.read.seq,
             row.peer.read.message_index,
+            row.joined_seq,
+            row.left_seq,
         ];
         for (column, number) in self.numbers.iter_mut().zip(numbers) {
             column.push(to_column(number)?);
@@ -165,6 +172,7 @@ impl<'b> RowColumns<'b> {
         self.preview_seqs.push(seq);
         self.preview_times.push(preview.map(|p| p.time_unix_ms));
         self.preview_texts.push(preview.map(|p| p.text.as_bytes()));
+        self.preview_joineds.push(preview.is_some_and(|p| p.joined));
         Ok(())
     }
 
@@ -177,5 +185,6 @@ impl<'b> RowColumns<'b> {
             .bind(self.preview_seqs)
             .bind(self.preview_times)
             .bind(self.preview_texts)
+            .bind(self.preview_joineds)
     }
 }

@@ -26,6 +26,10 @@ const FILL: &str = r"
     INSERT INTO members
         SELECT talk(n, n + 1), person(n + s), person(n), 5, 5, 5, 5
         FROM generate_series(1, 10000) AS n, generate_series(0, 1) AS s;
+    INSERT INTO conversations VALUES ('\x02'::bytea || uuid_send(person(7)), 5, 5, 1000, 10);
+    INSERT INTO members
+        SELECT '\x02'::bytea || uuid_send(person(7)), person(n), person(n), 5, 5, 5, 5, 3, 1, ''
+        FROM generate_series(1, 10000) AS n;
     INSERT INTO events
         SELECT talk(n, n + 1), seq, seq, n, 1000, 1, person(n),
             person(1000000 + 10 * n + seq), 'text'
@@ -60,6 +64,7 @@ async fn full() -> PostgresStore {
 /// Every statement that searches, and the reads of those that write.
 const SEARCHES: &[&str] = &[
     conversations::LOAD,
+    conversations::LOAD_OF,
     conversations::FIND,
     conversations::EVENTS_UP,
     conversations::EVENTS_DOWN,
@@ -217,6 +222,12 @@ async fn a_read_costs_what_it_answers() {
     );
     expect_rows(&store, conversations::LOAD, 60.0, |query| {
         query.bind(&talks)
+    })
+    .await;
+    // A group with 10,000 members, of which one is asked for.
+    let group: Vec<Vec<u8>> = column(&store, "SELECT '\\x02'::bytea || uuid_send(person(7))").await;
+    expect_rows(&store, conversations::LOAD_OF, 2.0, |query| {
+        query.bind(&group[0]).bind(people[0])
     })
     .await;
     expect_rows(&store, conversations::FIND, 20.0, |query| {

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::sync::Barrier;
 
 use super::*;
+use crate::model::{GroupState, Membership, Role, Window};
 
 const CONVERSATIONS: u8 = 12;
 
@@ -27,6 +28,7 @@ fn batches(random: &mut StdRng, count: u64) -> Vec<SequencedBatch> {
                 continue;
             }
             let base_head_seq = state.head_seq;
+            let before = state.clone();
             // None: only marks have changed.
             for _ in 0..random.random_range(0..4) {
                 offset += 1;
@@ -46,10 +48,31 @@ fn batches(random: &mut StdRng, count: u64) -> Vec<SequencedBatch> {
             offset += 1;
             state.applied_end = offset;
             let head = state.head();
-            let reader = state.conversation.members()[random.random_range(0..2)];
-            state.member_mut(reader).marks.read = head;
+            let reader = state.conversation.direct_members().unwrap()[random.random_range(0..2)];
+            let member = state.member_mut(reader);
+            member.marks.read = head;
+            // As in a group: to the tables it is all one.
+            if random.random_bool(0.5) {
+                member.membership = Some(Membership {
+                    version: offset,
+                    role: Role::from_number(random.random_range(0..4)),
+                    windows: vec![Window {
+                        from_seq: offset,
+                        to_seq: None,
+                    }],
+                });
+                state.group = GroupState {
+                    version: offset,
+                    announcement: random.random_bool(0.5),
+                    history_all: random.random_bool(0.5),
+                };
+            }
+            let mut changed = state.clone();
+            changed
+                .members
+                .retain(|member| before.member(member.user) != Some(member));
             batch.conversations.push(ConversationUpdate {
-                state: state.clone(),
+                state: changed,
                 base_head_seq,
             });
         }
