@@ -237,7 +237,9 @@ impl Reader {
             }
             tokio::time::sleep(POLL_MIN).await;
         }
-        if let Some(view) = self.sequencers.view(&conversation) {
+        // Of a direct conversation everybody sees the same.
+        let reader = UserId::from_bytes([0; 16]);
+        if let Some(view) = self.sequencers.view(&conversation, reader) {
             return Ok(Known {
                 in_memory: true,
                 head_seq: view.head.seq,
@@ -263,8 +265,8 @@ impl Reader {
         conversations: Vec<ConversationId>,
     ) -> Result<HashSet<ConversationId>, ApiError> {
         let in_memory = |id: &ConversationId| {
-            let view = self.sequencers.view(id);
-            view.is_some_and(|view| view.head.seq > 0)
+            let head = self.sequencers.head(id);
+            head.is_some_and(|head| head.seq > 0)
         };
         let mut empty: HashSet<_> = conversations.into_iter().collect();
         empty.retain(|id| !in_memory(id));

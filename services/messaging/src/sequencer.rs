@@ -7,18 +7,27 @@ use std::sync::{Arc, OnceLock};
 
 use event_log::{LogError, PartitionReader, Topic};
 use parking_lot::Mutex;
-use runtime::{ids::ConversationId, shutdown::Tasks};
+use runtime::{
+    ids::{ConversationId, UserId},
+    shutdown::Tasks,
+};
 use tokio::sync::watch;
 
 use self::{
     core::View,
     partition::{Context, Owned, Stopped},
 };
-use crate::readers::for_each_partition;
+use crate::{
+    model::{ConversationState, Watermark},
+    readers::for_each_partition,
+};
 
 mod cache;
 pub(crate) mod core;
+mod fanouts;
+mod io;
 pub(crate) mod partition;
+mod position;
 mod slot;
 
 #[cfg(test)]
@@ -110,9 +119,26 @@ impl Sequencers {
         self.partitions.iter().all(is_caught_up)
     }
 
-    /// What this node's memory knows of a conversation.
-    pub(crate) fn view(&self, conversation: &ConversationId) -> Option<View> {
-        self.owned(conversation)?.core.lock().view(conversation)
+    /// What this node's memory knows of a conversation, for a user who reads it.
+    pub(crate) fn view(&self, conversation: &ConversationId, user: UserId) -> Option<View> {
+        let owned = self.owned(conversation)?;
+        owned.core.lock().view(conversation, user)
+    }
+
+    /// The end of a conversation, if this node's memory knows it.
+    pub(crate) fn head(&self, conversation: &ConversationId) -> Option<Watermark> {
+        let owned = self.owned(conversation)?;
+        owned
+            .core
+            .lock()
+            .state(conversation)
+            .map(ConversationState::head)
+    }
+
+    /// All that this node's memory knows of a conversation and its members.
+    pub(crate) fn state(&self, conversation: &ConversationId) -> Option<ConversationState> {
+        let owned = self.owned(conversation)?;
+        owned.core.lock().state(conversation).cloned()
     }
 
     /// Tells when the partition of a conversation has gone on; `None` if another node has it.
