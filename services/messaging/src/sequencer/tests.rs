@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use crate::model::{Marks, Watermark};
 
 mod cases;
+mod driver;
 mod groups;
 mod reference;
 mod store;

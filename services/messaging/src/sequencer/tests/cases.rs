@@ -139,7 +139,7 @@ fn what_is_not_in_the_store_yet_is_bounded() {
     }
     let batch = core.cut().unwrap();
     assert!(!core.has_room(), "a batch that is under way counts");
-    world.store.persist(&batch);
+    world.store.persist(&batch.sequenced);
     core.persisted();
     assert!(core.has_room(), "it goes on by itself");
 }

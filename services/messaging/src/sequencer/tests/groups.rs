@@ -316,7 +316,7 @@ fn a_partition_keeps_no_more_members_in_memory_than_it_may() {
         world.arrive(0);
         world.nodes[0].core.take_outputs();
         let batch = world.nodes[0].core.cut().unwrap();
-        world.store.persist(&batch);
+        world.store.persist(&batch.sequenced);
         world.nodes[0].core.persisted();
         let kept = world.nodes[0].core.cached_members();
         assert!(kept <= members_max + members.len(), "{kept} are kept");

@@ -6,7 +6,8 @@ use runtime::ids::ConversationId;
 
 use crate::{
     model::{ConversationState, Event},
-    sequencer::core::{Batch, Name},
+    sequencer::core::Name,
+    store::SequencedBatch,
 };
 
 #[derive(Default)]
@@ -17,8 +18,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn persist(&mut self, batch: &Batch) {
-        for update in &batch.sequenced.conversations {
+    pub(super) fn persist(&mut self, batch: &SequencedBatch) {
+        for update in &batch.conversations {
             let head = self
                 .states
                 .get(&update.state.conversation)
@@ -28,12 +29,12 @@ impl Store {
                 "a batch was built on a head that is not stored"
             );
         }
-        for event in &batch.sequenced.events {
+        for event in &batch.events {
             let key = (event.conversation, event.seq);
             let stored = self.events.entry(key).or_insert_with(|| event.clone());
             assert_eq!(stored, event, "two events at one place");
         }
-        for update in &batch.sequenced.conversations {
+        for update in &batch.conversations {
             let new = &update.state;
             let state = self
                 .states

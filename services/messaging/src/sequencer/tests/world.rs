@@ -277,7 +277,7 @@ impl World {
         }
         match node.core.cut() {
             Some(batch) => {
-                self.store.persist(&batch);
+                self.store.persist(&batch.sequenced);
                 node.told = Some(batch);
             }
             None => node.position.cover(node.core.low_water()),
