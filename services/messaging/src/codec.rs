@@ -68,6 +68,13 @@ pub(crate) struct GroupChange {
     pub(crate) record: log::GroupChange,
 }
 
+impl GroupChange {
+    /// The name of its event.
+    pub(crate) const fn name(&self) -> (UserId, MessageId) {
+        (self.actor, MessageId::of_change(self.version))
+    }
+}
+
 /// A message on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Send {
@@ -214,14 +221,7 @@ fn group_change(record: log::GroupChange) -> Result<GroupChange, RecordError> {
 
 /// The record of one change of an inbox.
 pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
-    let preview = change.preview.as_ref().map(|preview| log::InboxPreview {
-        sender_id: preview.sender.as_bytes().to_vec(),
-        message_id: preview.message_id.as_bytes().to_vec(),
-        seq: preview.seq,
-        time_unix_ms: preview.time_unix_ms,
-        text: preview.text.clone(),
-        joined: preview.joined,
-    });
+    let preview = change.preview.as_ref().map(inbox_preview);
     let peer = change
         .conversation
         .peer_of(change.user)
@@ -268,6 +268,52 @@ pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
         joined_seq: record.joined_seq,
         left_seq: record.left_seq,
     })
+}
+
+/// What is to reach the members that a group has at a version, for the topic `fanout`.
+pub(crate) fn encode_fanout(
+    conversation: ConversationId,
+    group_version: u64,
+    frame: Bytes,
+    except_session_id: u64,
+    event: Option<log::FanoutEvent>,
+) -> Bytes {
+    let record = log::FanoutRecord {
+        schema_version: SCHEMA_VERSION,
+        conversation_id: conversation.as_bytes().to_vec(),
+        group_version,
+        frame,
+        except_session_id,
+        event,
+    };
+    record.encode_to_vec().into()
+}
+
+/// What an event changes in the lists of a group's members, and the version whose members they are: the
+/// one that the event's own body names, so that a replay names the same.
+pub(crate) fn fanout_event(event: &Event) -> (u64, log::FanoutEvent) {
+    let mut fanout = log::FanoutEvent {
+        seq: event.seq,
+        message_index: event.message_index,
+        time_unix_ms: event.time_unix_ms,
+        sender_id: event.sender.as_bytes().to_vec(),
+        ..log::FanoutEvent::default()
+    };
+    let group_version = match decode_body(&event.body) {
+        Some(log::event_body::Kind::Message(body)) => {
+            fanout.preview = Some(inbox_preview(&preview(event, body.text)));
+            fanout.mentioned_ids = body.mentioned_ids;
+            fanout.mentions_all = body.mentions_all;
+            body.group_version
+        }
+        Some(log::event_body::Kind::GroupChange(change)) => {
+            let version = change.version;
+            fanout.change = Some(change);
+            version
+        }
+        None => 0,
+    };
+    (group_version, fanout)
 }
 
 /// A device that was logged out, from a record of the topic `users`.
@@ -319,7 +365,10 @@ pub(crate) fn text_of(body: &[u8]) -> String {
 
 /// The preview of a message event.
 pub(crate) fn preview_of(event: &Event) -> Preview {
-    let mut text = text_of(&event.body);
+    preview(event, text_of(&event.body))
+}
+
+fn preview(event: &Event, mut text: String) -> Preview {
     if let Some((end, _)) = text.char_indices().nth(PREVIEW_CHARS_MAX) {
         text.truncate(end);
     }
@@ -330,6 +379,17 @@ pub(crate) fn preview_of(event: &Event) -> Preview {
         time_unix_ms: event.time_unix_ms,
         text,
         joined: false,
+    }
+}
+
+fn inbox_preview(preview: &Preview) -> log::InboxPreview {
+    log::InboxPreview {
+        sender_id: preview.sender.as_bytes().to_vec(),
+        message_id: preview.message_id.as_bytes().to_vec(),
+        seq: preview.seq,
+        time_unix_ms: preview.time_unix_ms,
+        text: preview.text.clone(),
+        joined: preview.joined,
     }
 }
 

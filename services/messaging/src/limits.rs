@@ -45,11 +45,20 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Conversations whose state a partition keeps in memory: some 500 bytes each, and their tails.
 pub const CONVERSATIONS_CACHED_MAX: usize = 50_000;
+/// Members of groups whose states a partition keeps in memory: some 150 bytes each, so 40 MB. As many as
+/// 25 groups of 10,000 members.
+pub const MEMBERS_CACHED_MAX: usize = 250_000;
 /// Persisted events that a conversation keeps in memory for readers (N8).
 pub const TAIL_EVENTS_MAX: usize = 20;
 /// Records that a partition holds which are not yet in the store, or wait for a load: above it, it
 /// stops reading. At 4 KiB each at most 64 MiB.
 pub const UNPERSISTED_MAX: usize = 16_384;
+/// Records of a partition for the topic `fanout` that are not yet confirmed: above it, the partition
+/// stops reading. At 8 KiB each (a message's frame and its preview) 32 MiB.
+pub const FANOUTS_MAX: usize = 4_096;
+/// Members of a group up to which watermarks are pushed to all of them: with more, whoever reads makes
+/// every member's device wake up, and nobody looks at a thousand ticks. They are asked for instead.
+pub const MARKS_FANOUT_MEMBERS_MAX: usize = 1_000;
 /// How long the first change of a batch waits for others to share the cost of persisting: nothing but
 /// badges waits for it.
 pub const PERSIST_DELAY: Duration = Duration::from_millis(10);

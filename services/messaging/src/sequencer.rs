@@ -24,7 +24,10 @@ use crate::{
 
 mod cache;
 pub(crate) mod core;
+mod fanouts;
+mod io;
 pub(crate) mod partition;
+mod position;
 mod slot;
 
 #[cfg(test)]

@@ -12,9 +12,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use delivery::{Answer, Broadcast, Users};
+use delivery::{Answer, Broadcast};
 use event_log::Record;
-use proto::{error::v1::ErrorReason, log::v1 as log, messaging::v1::server_frame::Frame};
 use runtime::{
     ids::{ConversationId, MessageId, UserId},
     trace,
@@ -25,14 +24,18 @@ use super::{
     slot::{Pending, Slot, Waiting},
 };
 use crate::{
-    codec::{self, Action, RecordError, Send},
-    limits::{CONVERSATIONS_CACHED_MAX, LOOKUPS_MAX, UNPERSISTED_MAX},
-    model::{ConversationState, Event, EventKind, InboxChange, Marks, MemberState, Watermark},
-    store::{ConversationUpdate, SequencedBatch},
-    wire,
+    codec::{self, Action, RecordError},
+    limits::{CONVERSATIONS_CACHED_MAX, LOOKUPS_MAX, MEMBERS_CACHED_MAX, UNPERSISTED_MAX},
+    model::{ConversationState, Event, InboxChange, MemberState, Watermark},
+    store::SequencedBatch,
 };
 
-/// Something for live sessions. Tried once and never awaited (I6).
+mod groups;
+mod marks;
+mod rows;
+mod sends;
+
+/// Something for others. What is for live sessions is tried once and never awaited (I6).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Output {
     /// A verdict, for the edge that waits for it.
@@ -44,6 +47,21 @@ pub(crate) enum Output {
     },
     /// A frame for all sessions of some users.
     Push(Broadcast),
+    /// A record for the members of a group. The position passes only once it is durable (I6).
+    FanOut(FanOut),
+}
+
+/// A record of the topic `fanout` that is to be appended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FanOut {
+    /// Where the record is that it comes of: each has one at most.
+    pub(crate) offset: u64,
+    /// The key.
+    pub(crate) conversation: ConversationId,
+    /// An encoded `messenger.log.v1.FanoutRecord`.
+    pub(crate) payload: Bytes,
+    /// Of the request that it comes of.
+    pub(crate) trace: Option<Bytes>,
 }
 
 /// The name of a message.
@@ -92,7 +110,12 @@ struct Touched {
     base_head_seq: u64,
     message: Option<Arc<Event>>,
     trace: Option<Bytes>,
+    /// Members whose states are to be stored. A group has many, so the others are left out.
+    members: BTreeSet<UserId>,
+    /// The rows of both members of a direct conversation are to be published.
     inbox: bool,
+    /// Members of a group whose rows are to show how far they have got themselves.
+    own_marks: BTreeSet<UserId>,
 }
 
 /// Everything of a partition but its conversations.
@@ -112,13 +135,14 @@ struct Io {
 impl Core {
     /// A partition whose outputs below `position` are durable.
     pub(crate) fn new(position: u64) -> Self {
-        Self::with_cache(position, CONVERSATIONS_CACHED_MAX)
+        Self::with_cache(position, CONVERSATIONS_CACHED_MAX, MEMBERS_CACHED_MAX)
     }
 
-    /// As [`Core::new`], with room for `cached_max` idle conversations.
-    pub(crate) fn with_cache(position: u64, cached_max: usize) -> Self {
+    /// As [`Core::new`], with room for `cached_max` idle conversations, whose groups have
+    /// `members_max` members.
+    pub(crate) fn with_cache(position: u64, cached_max: usize, members_max: usize) -> Self {
         Self {
-            cache: Cache::new(cached_max),
+            cache: Cache::new(cached_max, members_max),
             io: Io {
                 next_offset: position,
                 waiting: BTreeSet::new(),
@@ -189,6 +213,7 @@ impl Core {
             Slot::new(decoded.conversation)
         });
         if slot.waiting == Waiting::Nothing && self.io.apply(slot, &pending) {
+            self.cache.weigh(&decoded.conversation);
             return Ok(());
         }
         self.io.waiting.insert(pending.offset);
@@ -218,6 +243,7 @@ impl Core {
                 let state = states.remove(conversation);
                 slot.load(state.unwrap_or_else(|| ConversationState::new(*conversation)));
                 self.io.drain(slot);
+                self.cache.weigh(conversation);
             }
         }
     }
@@ -255,11 +281,12 @@ impl Core {
             if slot.waiting == Waiting::Find {
                 slot.waiting = Waiting::Nothing;
                 self.io.drain(slot);
+                self.cache.weigh(&conversation);
             }
         }
     }
 
-    /// Verdicts and pushes, in order. Their records are durable, since they were read from the log (I1).
+    /// Verdicts, pushes and fan-outs, in order. Their records are durable, since they were read from the log (I1).
     pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.io.outputs)
     }
@@ -292,16 +319,10 @@ impl Core {
             let Some(slot) = self.cache.get_mut(&conversation) else {
                 continue;
             };
-            if touched.inbox {
-                let changes = inbox_changes(&slot.state, touched.message.as_deref());
-                inbox.extend(changes.map(|change| (change, touched.trace.clone())));
-            }
+            let changes = rows::inbox_changes(&slot.state, &touched);
+            inbox.extend(changes.map(|change| (change, touched.trace.clone())));
             self.io.in_flight.push((conversation, slot.state.head_seq));
-            let base_head_seq = touched.base_head_seq;
-            conversations.push(ConversationUpdate {
-                state: slot.state.clone(),
-                base_head_seq,
-            });
+            conversations.push(rows::update(&slot.state, &touched));
         }
         self.io.in_flight_events = events.len();
         let events = events.iter().map(|event| Event::clone(event)).collect();
@@ -344,6 +365,12 @@ impl Core {
         let slot = self.cache.peek(conversation)?;
         (slot.waiting != Waiting::Load).then_some(&slot.state)
     }
+
+    /// Members of all groups that memory knows.
+    #[cfg(test)]
+    pub(crate) fn cached_members(&self) -> usize {
+        self.cache.members()
+    }
 }
 
 impl Io {
@@ -375,121 +402,13 @@ impl Io {
         let replay = pending.offset < slot.state.applied_end;
         match &pending.action {
             Action::Send(send) => return self.apply_send(slot, pending, send, replay),
-            Action::Marks(marks) => self.apply_marks(slot, marks, replay),
-            Action::GroupChange(_) => {}
+            Action::GroupChange(change) => {
+                return self.apply_change(slot, pending, change, replay);
+            }
+            Action::Marks(marks) => self.apply_marks(slot, pending, marks, replay),
         }
         self.applied(slot, pending.offset);
         true
-    }
-
-    fn apply_send(&mut self, slot: &mut Slot, at: &Pending, send: &Send, replay: bool) -> bool {
-        if slot.state.conversation.peer_of(send.sender).is_none() {
-            if !replay {
-                // A rejection is not sent again.
-                let verdict = log::verdict::Verdict::Rejected(ErrorReason::NotAMember as u32);
-                self.answer(slot, send, verdict);
-                self.touch(slot);
-            }
-            self.applied(slot, at.offset);
-            return true;
-        }
-        if replay || !slot.is_new(send) {
-            let Ok(named) = slot.find(send.sender, send.message_id) else {
-                return false;
-            };
-            match named {
-                // Only what is earlier in the log counts: the store may be ahead of this reader.
-                Some(event) if event.log_offset < at.offset => {
-                    self.accept(slot, send, &event, true);
-                    self.touch(slot);
-                    self.applied(slot, at.offset);
-                    return true;
-                }
-                Some(event) if replay && event.log_offset == at.offset => {
-                    self.accept(slot, send, &event, false);
-                    self.push_event(&event, send);
-                    self.touch_message(slot, event);
-                    self.applied(slot, at.offset);
-                    return true;
-                }
-                // A replay of a send that was rejected.
-                _ if replay => return true,
-                _ => {}
-            }
-        }
-        let event = self.sequence(slot, at, send);
-        self.accept(slot, send, &event, false);
-        self.push_event(&event, send);
-        self.applied(slot, at.offset);
-        true
-    }
-
-    /// Gives the message its place.
-    fn sequence(&mut self, slot: &mut Slot, at: &Pending, send: &Send) -> Arc<Event> {
-        let base_head_seq = slot.state.head_seq;
-        let state = &mut slot.state;
-        state.head_seq += 1;
-        state.last_message_index += 1;
-        state.last_time_unix_ms = state.last_time_unix_ms.max(at.time_unix_ms);
-        let head = state.head();
-        let event = Arc::new(Event {
-            conversation: state.conversation,
-            seq: head.seq,
-            message_index: head.message_index,
-            log_offset: at.offset,
-            time_unix_ms: state.last_time_unix_ms,
-            kind: EventKind::Message,
-            sender: send.sender,
-            message_id: send.message_id,
-            body: codec::encode_body(&send.body, 0),
-        });
-        let member = state.member_mut(send.sender);
-        member.message_id_max = member.message_id_max.max(Some(send.message_id));
-        // Sending marks the sender as having read up to the own message.
-        member.marks = Marks {
-            delivered: head,
-            read: head,
-        };
-        slot.push(event.clone());
-        self.events.push(event.clone());
-        let touched = self.touch_from(slot, base_head_seq);
-        touched.inbox = true;
-        touched.message = Some(event.clone());
-        touched.trace.clone_from(&at.trace);
-        event
-    }
-
-    fn apply_marks(&mut self, slot: &mut Slot, marks: &[(UserId, Marks)], replay: bool) {
-        let head = slot.state.head();
-        let mut grown = Vec::new();
-        for (user, marks) in marks {
-            if slot.state.conversation.peer_of(*user).is_none() {
-                continue;
-            }
-            let member = slot.state.member_mut(*user);
-            if replay {
-                // Merging again would cap at a later head than the first time.
-                if member.marks != Marks::default() {
-                    grown.push((*user, member.marks));
-                }
-                continue;
-            }
-            let merged = member.marks.max(capped(*marks, head));
-            if merged != member.marks {
-                member.marks = merged;
-                grown.push((*user, merged));
-            }
-        }
-        if !grown.is_empty() {
-            self.touch(slot).inbox = true;
-            let conversation = slot.state.conversation;
-            self.outputs.push(Output::Push(Broadcast {
-                users: members_of(conversation),
-                frame: wire::marks(conversation, &grown),
-                except_session_id: 0,
-                inbox_version: 0,
-            }));
-        }
     }
 
     /// The conversation is part of the next batch.
@@ -509,112 +428,14 @@ impl Io {
             })
     }
 
-    /// The inbox rows of the conversation are to show this message, unless they show a later one.
-    fn touch_message(&mut self, slot: &mut Slot, event: Arc<Event>) {
-        let touched = self.touch(slot);
-        touched.inbox = true;
-        if touched
-            .message
-            .as_ref()
-            .is_none_or(|message| message.seq < event.seq)
-        {
-            touched.message = Some(event);
-        }
+    /// An event that has just got its place: it is kept for readers, and goes to the store.
+    fn push(&mut self, slot: &mut Slot, event: &Arc<Event>) -> &mut Touched {
+        slot.push(event.clone());
+        self.events.push(event.clone());
+        self.touch_from(slot, event.seq - 1)
     }
 
     fn applied(&mut self, slot: &mut Slot, offset: u64) {
         slot.state.applied_end = slot.state.applied_end.max(offset + 1);
     }
-
-    fn accept(&mut self, slot: &Slot, send: &Send, event: &Event, duplicate: bool) {
-        let accepted = log::Accepted {
-            seq: event.seq,
-            message_index: event.message_index,
-            time_unix_ms: event.time_unix_ms,
-            duplicate,
-        };
-        self.answer(slot, send, log::verdict::Verdict::Accepted(accepted));
-    }
-
-    fn answer(&mut self, slot: &Slot, send: &Send, verdict: log::verdict::Verdict) {
-        self.outputs.push(Output::Answer {
-            edge: send.origin.edge.clone(),
-            answer: Answer {
-                session_id: send.origin.session_id,
-                request_id: send.origin.request_id,
-                verdict: log::Verdict {
-                    conversation_id: slot.state.conversation.as_bytes().to_vec(),
-                    message_id: send.message_id.as_bytes().to_vec(),
-                    verdict: Some(verdict),
-                },
-            },
-        });
-    }
-
-    fn push_event(&mut self, event: &Event, send: &Send) {
-        self.outputs.push(Output::Push(Broadcast {
-            users: members_of(event.conversation),
-            frame: wire::push(Frame::Event(wire::event(event))),
-            except_session_id: send.origin.session_id,
-            inbox_version: 0,
-        }));
-    }
-}
-
-/// The members of a direct conversation.
-fn members_of(conversation: ConversationId) -> Users {
-    conversation
-        .direct_members()
-        .map(Users::from)
-        .unwrap_or_default()
-}
-
-/// Nobody has got further than the conversation, whatever a client says.
-fn capped(marks: Marks, head: Watermark) -> Marks {
-    let cap = |mark: Watermark| {
-        let seq = mark.seq.min(head.seq);
-        Watermark {
-            seq,
-            message_index: mark.message_index.min(head.message_index).min(seq),
-        }
-    };
-    // Who has seen a message holds it.
-    let read = cap(marks.read);
-    Marks {
-        delivered: cap(marks.delivered).max(read),
-        read,
-    }
-}
-
-/// What the conversation's rows in the inboxes of its members are at least at. A row ends with the
-/// message that comes with it: a replay knows a later end than its rows have, and a mark brings none.
-fn inbox_changes<'a>(
-    state: &'a ConversationState,
-    message: Option<&'a Event>,
-) -> impl Iterator<Item = InboxChange> + 'a {
-    let members = members_of(state.conversation);
-    let marks = move |user| {
-        state
-            .member(user)
-            .map(|member| member.marks)
-            .unwrap_or_default()
-    };
-    let preview = message.map(codec::preview_of);
-    let last = message.map_or_else(Watermark::default, |message| Watermark {
-        seq: message.seq,
-        message_index: message.message_index,
-    });
-    (0..members.len()).map(move |at| {
-        let user = members[at];
-        InboxChange {
-            user,
-            conversation: state.conversation,
-            last,
-            preview: preview.clone(),
-            own: marks(user),
-            peer: marks(members[1 - at]),
-            joined_seq: 0,
-            left_seq: 0,
-        }
-    })
 }

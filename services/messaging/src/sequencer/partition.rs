@@ -1,5 +1,5 @@
-//! Drives the sequencer of one partition: reads the log, does the I/O that the core asks for, hands
-//! out verdicts and pushes, and moves the position last (I6).
+//! Drives the sequencer of one partition: reads the log, has the I/O done that the core asks for, hands
+//! out verdicts, pushes and fan-outs, and moves the position last (I6).
 
 use std::{
     sync::{
@@ -9,29 +9,30 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use delivery::Delivery;
-use event_log::{EventLog, LogError, NewRecord, PartitionReader, Record, Topic, Urgency};
+use event_log::{AppendError, Appended, EventLog, LogError, PartitionReader, Record, Topic};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use runtime::{ids::ConversationId, shutdown::CancellationToken, trace};
+use runtime::shutdown::CancellationToken;
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
 };
 
-use super::core::{Batch, Core, Name, Output};
+use super::{
+    core::{Core, FanOut, Output},
+    fanouts::Refused,
+    io::{self, Done, RETRY_MAX, RETRY_MIN},
+    position::Position,
+};
 use crate::{
-    codec,
-    limits::{INGEST_MAX, PERSIST_DELAY, PERSIST_NOW, POSITION_INTERVAL, SYNC_INTERVAL},
-    model::{ConversationState, Event, InboxChange},
+    limits::{
+        FANOUTS_MAX, INGEST_MAX, PERSIST_DELAY, PERSIST_NOW, POSITION_INTERVAL, SYNC_INTERVAL,
+    },
     readers::{advance, log_identity, reader_id},
-    store::{LogIdentity, PositionAdvance, ReaderId, Store, StoreError},
+    store::{LogIdentity, ReaderId, Store, StoreError},
 };
 
-/// First and longest pause between tries of what the store or the log refused.
-const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Pause before a partition starts again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
@@ -86,19 +87,6 @@ pub(crate) enum Stopped {
     Broken(String),
 }
 
-enum Done {
-    Loaded(Vec<ConversationId>, Vec<ConversationState>),
-    Found(Vec<Name>, Vec<Event>),
-    Persisted(
-        Result<(), StoreError>,
-        Vec<(InboxChange, Option<Bytes>)>,
-        u64,
-    ),
-    Published(u64),
-    Saved(Option<u64>),
-    Synced(u64),
-}
-
 /// How the run of a partition went on.
 enum Turn {
     Stop(Stopped),
@@ -131,7 +119,10 @@ pub(crate) async fn run(
             io: FuturesUnordered::new(),
             busy: false,
             cut_at: None,
-            position,
+            refused: Refused::default(),
+            fan_out_again_at: None,
+            fan_out_pause: RETRY_MIN,
+            position: Position::new(position),
             saved: position,
             synced: position,
         };
@@ -192,8 +183,12 @@ struct Run<'a> {
     busy: bool,
     /// When the next batch is to be cut; `None` while nothing has changed.
     cut_at: Option<Instant>,
+    /// Fan-outs that wait to be appended again, when, and the pause before that.
+    refused: Refused,
+    fan_out_again_at: Option<Instant>,
+    fan_out_pause: Duration,
     /// Everything below is durable in store and topics.
-    position: u64,
+    position: Position,
     /// The position in the store.
     saved: u64,
     /// The position in the store that survives a loss of power.
@@ -208,21 +203,15 @@ impl Run<'_> {
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut saving, mut syncing) = (false, false);
         loop {
-            let has_room = self.owned.core.lock().has_room();
-            let cut_at = self.cut_at.filter(|_| !self.busy);
-            let cut = async {
-                match cut_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let has_room = self.has_room();
+            let cut = sleep_until(self.cut_at.filter(|_| !self.busy));
+            let again = sleep_until(self.fan_out_again_at);
             let turn = tokio::select! {
                 records = reader.next(INGEST_MAX), if has_room => self.ingest(records),
                 Some(done) = self.io.next(), if !self.io.is_empty() => match done {
-                    Done::Saved(position) => {
+                    Done::Saved(result) => {
                         saving = false;
-                        self.saved = position.unwrap_or(self.saved);
-                        None
+                        self.was_saved(result)
                     }
                     Done::Synced(position) => {
                         syncing = false;
@@ -233,18 +222,25 @@ impl Run<'_> {
                     done => self.done(done),
                 },
                 () = cut => None,
-                _ = save.tick(), if !saving && self.position > self.saved => {
+                () = again => {
+                    self.fan_out_again();
+                    None
+                }
+                _ = save.tick(), if !saving && self.position.get() > self.saved => {
                     saving = true;
-                    self.io.push(save_position(self.context.store.clone(), advance(self.id, self.saved, self.position)));
+                    self.io.push(self.save());
                     None
                 }
                 _ = sync.tick(), if !syncing && self.saved > self.synced => {
                     syncing = true;
-                    self.io.push(sync_store(self.context.store.clone(), self.saved, self.synced));
+                    let store = self.context.store.clone();
+                    self.io.push(io::sync_store(store, self.saved, self.synced));
                     None
                 }
                 () = self.context.stop.cancelled() => {
-                    save_position(self.context.store.clone(), advance(self.id, self.saved, self.position)).await;
+                    if self.position.get() > self.saved {
+                        self.save().await;
+                    }
                     return Turn::Stop(Stopped::GivenUp);
                 }
             };
@@ -253,6 +249,31 @@ impl Run<'_> {
             }
             self.issue();
         }
+    }
+
+    /// What is not durable yet is bounded (I10): in the core, and on its way to the members of groups.
+    fn has_room(&self) -> bool {
+        self.position.fan_outs() < FANOUTS_MAX && self.owned.core.lock().has_room()
+    }
+
+    fn save(&self) -> BoxFuture<'static, Done> {
+        let advance = advance(self.id, self.saved, self.position.get());
+        io::save_position(self.context.store.clone(), advance)
+    }
+
+    fn was_saved(&mut self, result: Result<u64, StoreError>) -> Option<Turn> {
+        match result {
+            Ok(position) => self.saved = position,
+            Err(error @ StoreError::PositionBelowSaved) => {
+                // What the store had is made again from the log.
+                tracing::warn!(partition = self.id.partition, %error, "the store went back");
+                return Some(Turn::Restart);
+            }
+            Err(error) => {
+                tracing::warn!(partition = self.id.partition, %error, "position not saved");
+            }
+        }
+        None
     }
 
     fn ingest(&mut self, records: Result<Vec<Record>, LogError>) -> Option<Turn> {
@@ -313,6 +334,12 @@ impl Run<'_> {
             match output {
                 Output::Answer { edge, answer } => self.context.delivery.answer(&edge, answer),
                 Output::Push(broadcast) => self.context.delivery.push(broadcast),
+                Output::FanOut(fan_out) => {
+                    self.position.fan_out_begun(fan_out.offset);
+                    if let Some(fan_out) = self.refused.admit(fan_out) {
+                        self.fan_out(fan_out);
+                    }
+                }
             }
         }
         if progressed {
@@ -321,21 +348,67 @@ impl Run<'_> {
         let store = &self.context.store;
         if !loads.is_empty() {
             self.io
-                .push(load(store.clone(), loads, self.context.stop.clone()));
+                .push(io::load(store.clone(), loads, self.context.stop.clone()));
         }
         if !finds.is_empty() {
             self.io
-                .push(find(store.clone(), finds, self.context.stop.clone()));
+                .push(io::find(store.clone(), finds, self.context.stop.clone()));
         }
         if let Some(batch) = batch {
             self.busy = true;
             self.io
-                .push(persist(store.clone(), batch, self.context.stop.clone()));
+                .push(io::persist(store.clone(), batch, self.context.stop.clone()));
         }
         if let Some(position) = idle_at {
             // Nothing is left to make durable, so what was only skipped or refused is passed too.
-            self.position = self.position.max(position);
+            self.position.cover(position);
         }
+    }
+
+    fn fan_out(&mut self, fan_out: FanOut) {
+        self.io
+            .push(io::append_fan_out(self.context.log.as_ref(), fan_out));
+    }
+
+    /// Appends what was refused, each conversation's in its order.
+    fn fan_out_again(&mut self) {
+        self.fan_out_again_at = None;
+        let refused = self.refused.take();
+        let count = refused.len();
+        tracing::warn!(
+            partition = self.id.partition,
+            count,
+            "fan-outs not appended, trying again"
+        );
+        for fan_out in refused {
+            self.fan_out(fan_out);
+        }
+    }
+
+    fn fanned_out(
+        &mut self,
+        fan_out: FanOut,
+        result: &Result<Appended, AppendError>,
+    ) -> Option<Turn> {
+        match result {
+            Ok(_) => {
+                self.position.fan_out_confirmed(fan_out.offset);
+                self.fan_out_pause = RETRY_MIN;
+            }
+            Err(error @ AppendError::TooLarge) => {
+                // No repetition would help, and without it the members would never hear of the event.
+                let why = format!("the fan-out of the record at {}: {error}", fan_out.offset);
+                return Some(Turn::Stop(Stopped::Broken(why)));
+            }
+            Err(_) => {
+                self.refused.add(fan_out);
+                if self.fan_out_again_at.is_none() {
+                    self.fan_out_again_at = Some(Instant::now() + self.fan_out_pause);
+                    self.fan_out_pause = (self.fan_out_pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+        None
     }
 
     /// Whether it is time for a batch. The store is not on the way of a message (N3), so a batch may wait
@@ -362,13 +435,14 @@ impl Run<'_> {
                 self.owned.progressed();
                 let stop = self.context.stop.clone();
                 self.io
-                    .push(publish(self.context.log.clone(), inbox, covers, stop));
+                    .push(io::publish(self.context.log.clone(), inbox, covers, stop));
             }
             Done::Persisted(Err(error), ..) => return Some(self.persist_failed(&error)),
             Done::Published(covers) => {
                 self.busy = false;
-                self.position = self.position.max(covers);
+                self.position.cover(covers);
             }
+            Done::FannedOut(fan_out, result) => return self.fanned_out(fan_out, &result),
             Done::Saved(_) | Done::Synced(_) => {}
         }
         None
@@ -387,144 +461,9 @@ impl Run<'_> {
     }
 }
 
-/// Tries until it works; `None` when stopping.
-async fn until_it_works<T, F>(
-    what: &'static str,
-    stop: &CancellationToken,
-    mut attempt: impl FnMut() -> F,
-) -> Option<Result<T, StoreError>>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let mut pause = RETRY_MIN;
-    loop {
-        match attempt().await {
-            Err(StoreError::Unavailable(error)) => {
-                tracing::warn!(what, error, "store not available, trying again");
-            }
-            result => return Some(result),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
-            () = stop.cancelled() => return None,
-        }
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
-}
-
-/// A result that never comes, for work that was given up because the partition stops.
-async fn never<T>() -> T {
-    std::future::pending().await
-}
-
-fn load(
-    store: Arc<dyn Store>,
-    asked: Vec<ConversationId>,
-    stop: CancellationToken,
-) -> BoxFuture<'static, Done> {
-    Box::pin(async move {
-        let attempt = || store.load_conversations(asked.clone());
-        match until_it_works("load", &stop, attempt).await {
-            Some(Ok(states)) => Done::Loaded(asked, states),
-            Some(Err(error)) => Done::Persisted(Err(error), Vec::new(), 0),
-            None => never().await,
-        }
-    })
-}
-
-fn find(
-    store: Arc<dyn Store>,
-    asked: Vec<Name>,
-    stop: CancellationToken,
-) -> BoxFuture<'static, Done> {
-    Box::pin(async move {
-        let attempt = || store.find_events(asked.clone());
-        match until_it_works("find", &stop, attempt).await {
-            Some(Ok(events)) => Done::Found(asked, events),
-            Some(Err(error)) => Done::Persisted(Err(error), Vec::new(), 0),
-            None => never().await,
-        }
-    })
-}
-
-fn persist(
-    store: Arc<dyn Store>,
-    batch: Batch,
-    stop: CancellationToken,
-) -> BoxFuture<'static, Done> {
-    Box::pin(async move {
-        let Batch {
-            sequenced,
-            inbox,
-            covers,
-        } = batch;
-        match until_it_works("persist", &stop, || store.persist(sequenced.clone())).await {
-            Some(result) => Done::Persisted(result, inbox, covers),
-            None => never().await,
-        }
-    })
-}
-
-/// Puts the changes of inboxes into their topic; what was not confirmed is appended again, since a
-/// change may come twice but must come.
-fn publish(
-    log: Arc<dyn EventLog>,
-    changes: Vec<(InboxChange, Option<Bytes>)>,
-    covers: u64,
-    stop: CancellationToken,
-) -> BoxFuture<'static, Done> {
-    Box::pin(async move {
-        let mut records: Vec<NewRecord> = changes
-            .into_iter()
-            .map(|(change, trace)| NewRecord {
-                key: Bytes::copy_from_slice(change.user.as_bytes()),
-                payload: codec::encode_inbox(&change),
-                headers: trace::headers(trace),
-            })
-            .collect();
-        let mut pause = RETRY_MIN;
-        while !records.is_empty() {
-            let results = log
-                .append_all(Topic::Inbox, records.clone(), Urgency::Derived)
-                .await;
-            let mut results = results.into_iter();
-            records.retain(|_| !matches!(results.next(), Some(Ok(_))));
-            if records.is_empty() {
-                break;
-            }
-            tracing::warn!(
-                count = records.len(),
-                "inbox records not appended, trying again"
-            );
-            tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
-                () = stop.cancelled() => return never().await,
-            }
-        }
-        Done::Published(covers)
-    })
-}
-
-fn save_position(store: Arc<dyn Store>, advance: PositionAdvance) -> BoxFuture<'static, Done> {
-    Box::pin(async move {
-        let position = advance.to;
-        match store.save_position(advance).await {
-            Ok(()) => Done::Saved(Some(position)),
-            Err(error) => {
-                tracing::warn!(%error, "position not saved");
-                Done::Saved(None)
-            }
-        }
-    })
-}
-
-fn sync_store(store: Arc<dyn Store>, position: u64, before: u64) -> BoxFuture<'static, Done> {
-    Box::pin(async move {
-        match store.sync().await {
-            Ok(()) => Done::Synced(position),
-            Err(error) => {
-                tracing::warn!(%error, "store not synced");
-                Done::Synced(before)
-            }
-        }
-    })
 }

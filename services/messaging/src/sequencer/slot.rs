@@ -49,6 +49,10 @@ pub(super) struct Slot {
     pub(super) found: HashMap<(UserId, MessageId), Option<Arc<Event>>>,
     /// Part of the next batch, or of the one under way.
     pub(super) unsaved: u8,
+    /// Members of a group who have a role.
+    pub(super) member_count: usize,
+    /// What the cache counts it as.
+    pub(super) weight: usize,
 }
 
 impl Slot {
@@ -62,6 +66,8 @@ impl Slot {
             persisted_seq: 0,
             found: HashMap::new(),
             unsaved: 0,
+            member_count: 0,
+            weight: 0,
         }
     }
 
@@ -73,6 +79,8 @@ impl Slot {
     /// Takes over what the store has.
     pub(super) fn load(&mut self, state: ConversationState) {
         self.persisted_seq = state.head_seq;
+        let members = state.members.iter();
+        self.member_count = members.filter(|member| member.role().is_some()).count();
         self.state = state;
         self.waiting = Waiting::Nothing;
     }
@@ -137,14 +145,17 @@ impl Slot {
         // Each once: a retry may wait behind the message that it repeats.
         let mut names = HashSet::new();
         for pending in &self.queue {
-            let Action::Send(send) = &pending.action else {
-                continue;
-            };
             let replay = pending.offset < self.state.applied_end;
-            if (replay || !self.is_new(send))
-                && self.find_in_tail(send.sender, send.message_id).is_none()
-            {
-                names.insert((send.sender, send.message_id));
+            let (sender, message_id) = match &pending.action {
+                Action::Send(send) if replay || !self.is_new(send) => {
+                    (send.sender, send.message_id)
+                }
+                // Whether it was carried out is known by its event alone.
+                Action::GroupChange(change) if replay => change.name(),
+                _ => continue,
+            };
+            if self.find_in_tail(sender, message_id).is_none() {
+                names.insert((sender, message_id));
                 if names.len() == max {
                     break;
                 }

@@ -1,11 +1,15 @@
 //! Single promises of the sequencer, each with the history that would break it.
 
+use bytes::Bytes;
+use event_log::Record;
 use prost::Message;
-use proto::log::v1::MessagesRecord;
+use proto::log::v1::{MessagesRecord, verdict::Verdict};
+use runtime::ids::MessageId;
 
-use super::*;
+use super::world::{World, user};
+use crate::codec::{self, MessageBody, Origin};
 
-fn accepted(world: &World, offset: u64) -> proto::log::v1::Accepted {
+pub(super) fn accepted(world: &World, offset: u64) -> proto::log::v1::Accepted {
     match world.verdicts[&offset][0] {
         Verdict::Accepted(accepted) => accepted,
         Verdict::Rejected(reason) => panic!("rejected: {reason}"),
@@ -120,8 +124,11 @@ fn what_is_not_in_the_store_yet_is_bounded() {
         taken += 1;
         let id = MessageId::from_bytes((u128::MAX - 1_000_000 + u128::from(taken)).to_be_bytes());
         let origin = Origin::default();
-        let payload =
-            codec::encode_send(world.conversations[0], user(1), id, "x".to_owned(), origin);
+        let body = MessageBody {
+            text: "x".to_owned(),
+            ..MessageBody::default()
+        };
+        let payload = codec::encode_send(world.conversations[0], user(1), id, body, origin);
         core.ingest(&Record {
             offset: taken + 1,
             payload,
@@ -132,7 +139,7 @@ fn what_is_not_in_the_store_yet_is_bounded() {
     }
     let batch = core.cut().unwrap();
     assert!(!core.has_room(), "a batch that is under way counts");
-    world.store.persist(&batch);
+    world.store.persist(&batch.sequenced);
     core.persisted();
     assert!(core.has_room(), "it goes on by itself");
 }

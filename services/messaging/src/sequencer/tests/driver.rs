@@ -1,0 +1,394 @@
+//! The driver of a partition, on a log that refuses and a store that goes back.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use delivery::{Delivery, DeliveryConfig, LocalEdge, Registries};
+use event_log::{
+    AppendError, Appended, EventLog, LogError, Membership, NewRecord, OnAppended, PartitionReader,
+    Record, Topic, TopicIdentity, Urgency,
+};
+use parking_lot::Mutex;
+use prost::Message;
+use proto::log::v1 as log;
+use runtime::{
+    auth::{KeyPair, ServiceIdentity},
+    channel::pipe,
+    clock::SystemClock,
+    ids::{ConversationId, MessageId, UserId},
+    shutdown::Tasks,
+};
+
+use super::{
+    store::Store as Stored,
+    world::{Said, World, change, user},
+};
+use crate::{
+    limits::{FANOUTS_MAX, INGEST_MAX, POSITION_INTERVAL},
+    model::{ConversationState, Event, InboxChange, InboxHead, InboxRow},
+    sequencer::partition::{Context, Owned, run},
+    store::{
+        InboxApplied, LogIdentity, PositionAdvance, ReaderId, SeqRange, SequencedBatch, Store,
+        StoreError,
+    },
+};
+
+/// Longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A log that has one partition of `messages`, and takes fan-outs unless it refuses them.
+#[derive(Default)]
+struct Log {
+    records: Mutex<Vec<Record>>,
+    refuses: AtomicBool,
+    refused: AtomicBool,
+    fan_outs: Mutex<Vec<log::FanoutRecord>>,
+    seeks: Mutex<Vec<u64>>,
+    /// Records that were read.
+    read: AtomicUsize,
+}
+
+#[async_trait]
+impl EventLog for Log {
+    fn identity(&self, _: Topic) -> TopicIdentity {
+        TopicIdentity {
+            log_id: "log".to_owned(),
+            topic_id: "topic".to_owned(),
+            partitions: 1,
+        }
+    }
+
+    fn partition_of(&self, _: Topic, _: &[u8]) -> u32 {
+        0
+    }
+
+    fn append(&self, topic: Topic, record: NewRecord, urgency: Urgency, done: OnAppended) {
+        if topic == Topic::Fanout {
+            assert_eq!(urgency, Urgency::Now);
+            if self.refuses.load(Ordering::SeqCst) {
+                self.refused.store(true, Ordering::SeqCst);
+                return done(Err(AppendError::Full));
+            }
+            let record = log::FanoutRecord::decode(&record.payload[..]).unwrap();
+            self.fan_outs.lock().push(record);
+        }
+        done(Ok(Appended {
+            partition: 0,
+            offset: None,
+        }));
+    }
+
+    async fn join(&self, _: &str, _: Topic) -> Result<Box<dyn Membership>, LogError> {
+        Err(LogError::Closed)
+    }
+}
+
+struct Reader {
+    log: Arc<Log>,
+    next: u64,
+}
+
+#[async_trait]
+impl PartitionReader for Reader {
+    fn partition(&self) -> u32 {
+        0
+    }
+
+    async fn range(&mut self) -> Result<(u64, u64), LogError> {
+        let end = self.log.records.lock().last().map_or(0, |r| r.offset + 1);
+        Ok((0, end))
+    }
+
+    async fn seek(&mut self, offset: u64) -> Result<(), LogError> {
+        self.log.seeks.lock().push(offset);
+        self.next = offset;
+        Ok(())
+    }
+
+    async fn next(&mut self, max: usize) -> Result<Vec<Record>, LogError> {
+        loop {
+            let all = self.log.records.lock().clone();
+            let records: Vec<_> = all
+                .into_iter()
+                .filter(|record| record.offset >= self.next)
+                .take(max)
+                .collect();
+            if let Some(last) = records.last() {
+                self.next = last.offset + 1;
+                self.log.read.fetch_add(records.len(), Ordering::SeqCst);
+                return Ok(records);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn commit(&self, _: u64) {}
+}
+
+/// What a sequencer needs of a store.
+#[derive(Default)]
+struct Memory(Mutex<Stored>);
+
+fn not_here<T>() -> Result<T, StoreError> {
+    Err(StoreError::Corrupt("no sequencer asks for this".to_owned()))
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn persist(&self, batch: SequencedBatch) -> Result<(), StoreError> {
+        self.0.lock().persist(&batch);
+        Ok(())
+    }
+
+    async fn load_conversations(
+        &self,
+        conversations: Vec<ConversationId>,
+    ) -> Result<Vec<ConversationState>, StoreError> {
+        Ok(self.0.lock().load(&conversations))
+    }
+
+    async fn load_conversation_of(
+        &self,
+        _: ConversationId,
+        _: UserId,
+    ) -> Result<Option<ConversationState>, StoreError> {
+        not_here()
+    }
+
+    async fn find_events(
+        &self,
+        names: Vec<(ConversationId, UserId, MessageId)>,
+    ) -> Result<Vec<Event>, StoreError> {
+        Ok(self.0.lock().find(&names))
+    }
+
+    async fn events(
+        &self,
+        _: ConversationId,
+        _: SeqRange,
+        _: bool,
+        _: usize,
+        _: usize,
+    ) -> Result<Vec<Event>, StoreError> {
+        not_here()
+    }
+
+    async fn seq_of_message_index(
+        &self,
+        _: ConversationId,
+        _: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        not_here()
+    }
+
+    async fn apply_inbox(
+        &self,
+        _: Vec<(u64, InboxChange)>,
+    ) -> Result<Vec<InboxApplied>, StoreError> {
+        not_here()
+    }
+
+    async fn inbox_heads(&self, _: Vec<UserId>) -> Result<Vec<InboxHead>, StoreError> {
+        not_here()
+    }
+
+    async fn list_inbox(
+        &self,
+        _: UserId,
+        _: Option<(i64, ConversationId)>,
+        _: usize,
+    ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+        not_here()
+    }
+
+    async fn inbox_changes(
+        &self,
+        _: UserId,
+        _: u64,
+        _: usize,
+    ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+        not_here()
+    }
+
+    async fn inbox_row(
+        &self,
+        _: UserId,
+        _: ConversationId,
+    ) -> Result<Option<InboxRow>, StoreError> {
+        not_here()
+    }
+
+    async fn open_reader(&self, _: ReaderId, _: LogIdentity) -> Result<u64, StoreError> {
+        Ok(self.0.lock().position)
+    }
+
+    async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
+        let mut stored = self.0.lock();
+        if stored.position < advance.from {
+            return Err(StoreError::PositionBelowSaved);
+        }
+        stored.position = stored.position.max(advance.to);
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// A running partition. Its sessions are nowhere.
+struct Running {
+    log: Arc<Log>,
+    store: Arc<Memory>,
+    tasks: Tasks,
+}
+
+impl Running {
+    fn start(refuses: bool) -> Self {
+        let (log, store) = (Arc::new(Log::default()), Arc::new(Memory::default()));
+        log.refuses.store(refuses, Ordering::SeqCst);
+        let tasks = Tasks::new();
+        let (connector, _) = pipe();
+        let identity =
+            ServiceIdentity::new("test", KeyPair::generate().unwrap(), Arc::new(SystemClock));
+        let nobody: Arc<dyn LocalEdge> = Arc::new(OnceLock::<Arc<dyn LocalEdge>>::new());
+        let delivery = Delivery::start(
+            DeliveryConfig::new("here", "test"),
+            nobody,
+            &Registries::one(identity.on(connector.channel())),
+            Arc::new(|_| Err("no other edge".into())),
+            &tasks,
+        );
+        let context = Context {
+            log: log.clone(),
+            store: store.clone(),
+            delivery,
+            stop: tasks.stop_token(),
+        };
+        let reader = Reader {
+            log: log.clone(),
+            next: 0,
+        };
+        tasks.spawn(async move {
+            run(context, Arc::new(Owned::new()), Box::new(reader)).await;
+        });
+        Self { log, store, tasks }
+    }
+
+    async fn eventually(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !is_so(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let waited = tokio::time::timeout(DEADLINE, wait).await;
+        waited.unwrap_or_else(|_| panic!("not in time: {what}"));
+    }
+
+    fn position(&self) -> u64 {
+        self.store.0.lock().position
+    }
+
+    /// The seqs that were fanned out, as they came.
+    fn seqs(&self) -> Vec<u64> {
+        let fan_outs = self.log.fan_outs.lock();
+        let seq = |record: &log::FanoutRecord| record.event.as_ref().unwrap().seq;
+        fan_outs.iter().map(seq).collect()
+    }
+
+    async fn stop(self) {
+        assert!(self.tasks.stop(DEADLINE).await);
+    }
+}
+
+/// A group, and three messages in it.
+fn history() -> World {
+    let mut world = World::new();
+    world.change(1, change(&[(1, 3), (2, 1)], false, false));
+    for id in 1..4 {
+        world.send(world.group, user(2), id);
+    }
+    world
+}
+
+#[tokio::test]
+async fn the_position_waits_for_fan_outs_that_the_log_refuses_and_they_come_in_order() {
+    let running = Running::start(true);
+    let world = history();
+    let end = world.log.last().unwrap().offset + 1;
+    *running.log.records.lock() = world.log;
+    running
+        .eventually("the store has the events", |r| {
+            r.store.0.lock().events.len() == 4
+        })
+        .await;
+    running
+        .eventually("a fan-out was refused", |r| {
+            r.log.refused.load(Ordering::SeqCst)
+        })
+        .await;
+    // Longer than the position takes to be saved.
+    tokio::time::sleep(2 * POSITION_INTERVAL).await;
+    assert_eq!(running.position(), 0, "it passed what nobody has heard of");
+    running.log.refuses.store(false, Ordering::SeqCst);
+    running
+        .eventually("the position is at the end", |r| r.position() == end)
+        .await;
+    assert_eq!(running.seqs(), [1, 2, 3, 4]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_partition_starts_again_from_the_position_of_a_store_that_went_back() {
+    let running = Running::start(false);
+    let mut world = history();
+    let end = world.log.last().unwrap().offset + 1;
+    *running.log.records.lock() = world.log.clone();
+    running
+        .eventually("the position is at the end", |r| r.position() == end)
+        .await;
+    // As if from a copy of before: nothing of it is there any more.
+    *running.store.0.lock() = Stored::default();
+    world.send(world.conversations[0], user(1), 9);
+    let end = world.log.last().unwrap().offset + 1;
+    *running.log.records.lock() = world.log;
+    running
+        .eventually("the position is at the end again", |r| r.position() == end)
+        .await;
+    assert_eq!(*running.log.seeks.lock(), [0, 0]);
+    assert_eq!(running.store.0.lock().events.len(), 5, "all is made again");
+    assert_eq!(running.seqs(), [1, 2, 3, 4, 1, 2, 3, 4]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_partition_whose_fan_outs_are_refused_stops_reading_and_goes_on_by_itself() {
+    let running = Running::start(true);
+    let mut world = history();
+    let all = FANOUTS_MAX + 4 * INGEST_MAX;
+    for number in 0..all as u64 {
+        let id = MessageId::from_bytes((u128::MAX / 2 + u128::from(number)).to_be_bytes());
+        world.say(world.group, user(1), id, Said::default());
+    }
+    let end = world.log.last().unwrap().offset + 1;
+    *running.log.records.lock() = world.log;
+    let read = |r: &Running| r.log.read.load(Ordering::SeqCst);
+    running
+        .eventually("many wait", |r| read(r) >= FANOUTS_MAX)
+        .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(read(&running) <= FANOUTS_MAX + INGEST_MAX, "it reads on");
+    running.log.refuses.store(false, Ordering::SeqCst);
+    running
+        .eventually("the position is at the end", |r| r.position() == end)
+        .await;
+    let seqs = running.seqs();
+    assert!(seqs.is_sorted() && seqs.len() == all + 4, "{}", seqs.len());
+    running.stop().await;
+}
