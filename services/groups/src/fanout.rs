@@ -12,7 +12,7 @@ use std::sync::{
 
 use delivery::Delivery;
 use event_log::{EventLog, LogError, PartitionReader, Topic};
-use runtime::shutdown::{CancellationToken, Tasks};
+use runtime::shutdown::Tasks;
 
 use self::partition::{Context, Stopped};
 use crate::{model::Sequenced, store::FanoutStore};

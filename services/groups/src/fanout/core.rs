@@ -71,6 +71,8 @@ pub(super) struct Core {
     /// Groups to load again, by when.
     to_load_again: VecDeque<(Instant, GroupId)>,
     loading: usize,
+    /// Groups whose records wait for room, and for nothing else.
+    to_go_on: VecDeque<GroupId>,
     pushes: Pushes,
     rounds: Rounds,
     /// Changes that nobody has been told of.
@@ -93,6 +95,7 @@ impl Core {
             to_load: VecDeque::new(),
             to_load_again: VecDeque::new(),
             loading: 0,
+            to_go_on: VecDeque::new(),
             pushes: Pushes::default(),
             rounds: Rounds::default(),
             to_tell: Vec::new(),
@@ -107,8 +110,11 @@ impl Core {
     pub(super) fn has_room(&self) -> bool {
         self.waiting.len() < HELD_RECORDS_MAX
             && self.parked_bytes < PARKED_BYTES_MAX
-            && self.pushes.has_room()
-            && self.rounds.has_room()
+            && self.has_room_for_outputs()
+    }
+
+    fn has_room_for_outputs(&self) -> bool {
+        self.pushes.has_room() && self.rounds.has_room()
     }
 
     /// Records that could not be decoded.
@@ -220,7 +226,7 @@ impl Core {
             let group = self.to_load_again.pop_front().map(|(_, group)| group);
             self.to_load.extend(group);
         }
-        if !self.rounds.has_room() {
+        if !self.has_room_for_outputs() {
             // Each group that goes on may bring all of its members.
             return Vec::new();
         }
@@ -263,9 +269,27 @@ impl Core {
         loaded
     }
 
+    /// Goes on with what has waited for room.
+    pub(super) fn go_on(&mut self, now: Instant) {
+        while self.has_room_for_outputs() {
+            let Some(group) = self.to_go_on.pop_front() else {
+                return;
+            };
+            self.drain(group, now);
+        }
+    }
+
     /// Takes the records of a group that wait, as far as it goes.
     fn drain(&mut self, group: GroupId, now: Instant) {
-        while let Some(parked) = self.parked.get_mut(&group) {
+        loop {
+            let has_room = self.has_room_for_outputs();
+            let Some(parked) = self.parked.get_mut(&group) else {
+                return;
+            };
+            if !has_room {
+                self.to_go_on.push_back(group);
+                return;
+            }
             let Some((offset, fan)) = parked.queue.pop_front() else {
                 self.parked.remove(&group);
                 return;

@@ -11,7 +11,7 @@ pub(super) const MEMBERS_CACHED_MAX: usize = 4_000_000;
 pub(super) const CHUNK_USERS: usize = 512;
 /// Chunks pushed before the partition looks for something else to do: some milliseconds.
 pub(super) const CHUNKS_PER_TURN: usize = 8;
-/// Pushes of large groups that may wait, in users. Above it, nothing more is read.
+/// Pushes that may wait, in users. Above it, nothing more is read.
 pub(super) const PUSH_USERS_MAX: usize = 1_000_000;
 /// Records that were read and whose outputs are not durable: some seconds, of some 50 bytes each besides
 /// what waits for members. Above it, nothing more is read.

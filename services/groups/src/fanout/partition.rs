@@ -232,6 +232,7 @@ impl Run<'_> {
 
     fn ingest(&mut self) -> Option<Turn> {
         let now = Instant::now();
+        self.core.go_on(now);
         while self.core.has_room() {
             let Some(record) = self.backlog.pop_front() else {
                 break;

@@ -52,6 +52,7 @@ pub(super) struct Pushes {
     ready: Vec<Broadcast>,
     large: HashMap<GroupId, Queue>,
     turns: VecDeque<GroupId>,
+    /// In all of these.
     users: usize,
 }
 
@@ -61,18 +62,17 @@ impl Pushes {
         if users == 0 {
             return;
         }
+        self.users += users;
         if let Some(queue) = self.large.get_mut(&group) {
             // Behind what the group has already, however small this is.
             queue.pushes.push_back(push);
         } else if users <= CHUNK_USERS {
             self.ready.push(push.chunk(0));
-            return;
         } else {
             let queue = self.large.entry(group).or_default();
             queue.pushes.push_back(push);
             self.turns.push_back(group);
         }
-        self.users += users;
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -87,6 +87,9 @@ impl Pushes {
     /// What is to be pushed now: everything for small groups, and so many chunks of large ones.
     pub(super) fn take(&mut self, chunks: usize) -> Vec<Broadcast> {
         let mut taken = std::mem::take(&mut self.ready);
+        for push in &taken {
+            self.users -= push.users.len();
+        }
         for _ in 0..chunks {
             let Some(group) = self.turns.pop_front() else {
                 break;

@@ -230,6 +230,7 @@ impl Test {
             Op::Crash { node } => self.nodes[node] = Node::new(self.position),
         }
         for node in &mut self.nodes {
+            node.core.go_on(self.now);
             node.asked.extend(node.core.take_loads(self.now));
             for broadcast in node.core.take_pushes(1) {
                 let frame = u64::from_be_bytes(broadcast.frame[..].try_into().unwrap());

@@ -14,7 +14,8 @@ use crate::fanout::{
 };
 use runtime::{ids::ConversationId, trace};
 
-const ROOM: usize = 1_000_000;
+/// More than any of these tests has members.
+const ROOM: usize = 10_000_000;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 pub(super) fn many(count: u32) -> Vec<UserId> {

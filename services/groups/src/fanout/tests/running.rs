@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use delivery::{Answer, Broadcast, Delivery, DeliveryConfig, LocalEdge, Registries};
 use event_log::{
-    EventLog, NewRecord, PartitionReader, Topic, Urgency,
+    EventLog, Membership, NewRecord, PartitionReader, Topic, Urgency,
     embedded::{EmbeddedConfig, EmbeddedLog},
 };
 use parking_lot::Mutex;
@@ -41,6 +41,7 @@ struct Stored {
     noted: Vec<Sequenced>,
     position: u64,
     refuse_notes: bool,
+    refuse_syncs: bool,
     /// The next position is refused, since the stored one went back to this.
     back_to: Option<u64>,
 }
@@ -88,7 +89,10 @@ impl FanoutStore for FakeStore {
     }
 
     async fn sync(&self) -> Result<(), StoreError> {
-        Ok(())
+        match self.0.lock().refuse_syncs {
+            true => Err(StoreError::Unavailable("test".to_owned())),
+            false => Ok(()),
+        }
     }
 }
 
@@ -115,6 +119,7 @@ struct Running {
     fanout: Option<Fanout>,
     tasks: Tasks,
     inbox: Box<dyn PartitionReader>,
+    _membership: Box<dyn Membership>,
     _folder: tempfile::TempDir,
 }
 
@@ -130,6 +135,7 @@ impl Running {
         let mut membership = log.join("test", Topic::Inbox).await.unwrap();
         Self {
             inbox: membership.assigned().await.unwrap(),
+            _membership: membership,
             log,
             store: Arc::default(),
             edge: Arc::default(),
@@ -327,6 +333,8 @@ async fn a_store_that_went_back_makes_the_partition_start_again() {
     let mut running = Running::new().await;
     let users = many(2);
     running.set_members(group(0), &users);
+    // What is not synced stays in the log.
+    running.store.0.lock().refuse_syncs = true;
     running.append(&[message(group(0), users[0], 1)]).await;
     running.start().await;
     eventually("the position passes", || running.position() == 1).await;
