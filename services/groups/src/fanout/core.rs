@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{
     codec::{self, Fan, RecordError},
     limits::{
-        BEHIND_PAUSE, BEHIND_SEEMS_MAX, FORGET_AFTER, FORGET_CHANGES_MAX, HELD_RECORDS_MAX,
+        BEHIND_PAUSE, BEHIND_SEEMS_MAX, FORGET_AFTER_MS, FORGET_CHANGES_MAX, HELD_RECORDS_MAX,
         LOADS_MAX, PARKED_BYTES, PARKED_BYTES_MAX, SEQUENCED_MAX,
     },
     members::{Cache, Changed, Knowledge, Members, knowledge},
@@ -53,8 +53,9 @@ struct Parked {
 
 /// A change whose stints are to be forgotten.
 struct Forget {
-    offset: u64,
-    at: Instant,
+    /// Not before the position has passed a record of this time: then nothing that is late by less is
+    /// still to be read, however far behind the reader is.
+    time_unix_ms: i64,
     group: GroupId,
     version: u64,
 }
@@ -80,6 +81,8 @@ pub(super) struct Core {
     to_note: VecDeque<(u64, Sequenced)>,
     noting: Vec<u64>,
     to_forget: VecDeque<Forget>,
+    /// By the offset that the position must have passed.
+    forgettable: VecDeque<(u64, Forget)>,
     malformed: u64,
 }
 
@@ -102,6 +105,7 @@ impl Core {
             to_note: VecDeque::new(),
             noting: Vec::new(),
             to_forget: VecDeque::new(),
+            forgettable: VecDeque::new(),
             malformed: 0,
         }
     }
@@ -146,8 +150,9 @@ impl Core {
         let context = trace::of_headers(&record.headers);
         fan.trace = context.map(|context| Bytes::copy_from_slice(&context));
         self.waiting.insert(offset, 1);
+        self.ripen(offset, record.time_unix_ms);
         if fan.change().is_some() {
-            self.sequenced(offset, &fan, now);
+            self.sequenced(offset, &fan, record.time_unix_ms);
         }
         let group = fan.group;
         if let Some(parked) = self.parked.get_mut(&group) {
@@ -169,7 +174,7 @@ impl Core {
     }
 
     /// The log has carried out a change.
-    fn sequenced(&mut self, offset: u64, fan: &Fan, now: Instant) {
+    fn sequenced(&mut self, offset: u64, fan: &Fan, time_unix_ms: i64) {
         let sequenced = Sequenced {
             group: fan.group,
             version: fan.version,
@@ -184,11 +189,21 @@ impl Core {
             self.to_forget.pop_front();
         }
         self.to_forget.push_back(Forget {
-            offset,
-            at: now + FORGET_AFTER,
+            time_unix_ms: time_unix_ms.saturating_add(FORGET_AFTER_MS),
             group: fan.group,
             version: fan.version,
         });
+    }
+
+    /// The log has come to this time.
+    fn ripen(&mut self, offset: u64, time_unix_ms: i64) {
+        let is_ripe = |forget: &mut Forget| forget.time_unix_ms <= time_unix_ms;
+        while let Some(forget) = self.to_forget.pop_front_if(is_ripe) {
+            if self.forgettable.len() >= FORGET_CHANGES_MAX {
+                self.forgettable.pop_front();
+            }
+            self.forgettable.push_back((offset, forget));
+        }
     }
 
     /// The members that a record begins with, if the memory has just these: of a change, those before it.
@@ -382,14 +397,12 @@ impl Core {
     }
 
     /// Groups, and versions before which nothing comes any more, now that the store has the position.
-    pub(super) fn take_forgettable(&mut self, position: u64, now: Instant) -> Vec<(GroupId, u64)> {
+    pub(super) fn take_forgettable(&mut self, position: u64) -> Vec<(GroupId, u64)> {
         let mut versions: HashMap<GroupId, u64> = HashMap::new();
-        let is_covered = |forget: &Forget| forget.offset < position && forget.at <= now;
-        while self.to_forget.front().is_some_and(is_covered) {
-            if let Some(forget) = self.to_forget.pop_front() {
-                let version = versions.entry(forget.group).or_default();
-                *version = (*version).max(forget.version);
-            }
+        let is_passed = |(offset, _): &mut (u64, Forget)| *offset < position;
+        while let Some((_, forget)) = self.forgettable.pop_front_if(is_passed) {
+            let version = versions.entry(forget.group).or_default();
+            *version = (*version).max(forget.version);
         }
         versions.into_iter().collect()
     }

@@ -47,9 +47,9 @@ pub(super) const BEHIND_PAUSE: Duration = Duration::from_millis(500);
 /// How long it may only seem that the store is behind. It also seems so if somebody joined, left and was
 /// forgotten since, and his joining comes again.
 pub(super) const BEHIND_SEEMS_MAX: Duration = Duration::from_secs(10);
-/// How long stints are kept after the change that ended them has reached everybody: a record that is
-/// late, or comes again, still finds them.
-pub(super) const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// How long stints are kept after the change that ended them, by the log's time, in milliseconds: a
+/// record that comes out of its order, or again, still finds them.
+pub(super) const FORGET_AFTER_MS: i64 = 60_000;
 /// Changes whose stints are to be forgotten. Of more, the oldest wait for the next change of the group.
 pub(super) const FORGET_CHANGES_MAX: usize = 65_536;
 

@@ -372,7 +372,7 @@ impl Run<'_> {
     }
 
     fn forget(&mut self, position: u64) {
-        let groups = self.core.take_forgettable(position, Instant::now());
+        let groups = self.core.take_forgettable(position);
         if groups.is_empty() {
             return;
         }

@@ -9,7 +9,7 @@ use proto::log::v1 as log;
 use runtime::ids::{GroupId, UserId};
 use tokio::time::{Duration, Instant};
 
-use super::{core::Core, limits::FORGET_AFTER};
+use super::{core::Core, limits::FORGET_AFTER_MS};
 use crate::model::{Sequenced, Stint};
 
 mod cases;
@@ -81,7 +81,8 @@ enum Op {
     Pass {
         ms: u64,
     },
-    /// So much time that the stints that have ended are forgotten.
+    /// So much time that nothing from before it is still on its way.
+    LongPause,
     Forget {
         node: usize,
     },
@@ -113,7 +114,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => node.clone().prop_map(|node| Op::Noted { node }),
         3 => node.clone().prop_map(|node| Op::SavePosition { node }),
         4 => (0..1_500_u64).prop_map(|ms| Op::Pass { ms }),
-        1 => node.clone().prop_map(|node| Op::Forget { node }),
+        1 => Just(Op::LongPause),
+        2 => node.clone().prop_map(|node| Op::Forget { node }),
         1 => node.prop_map(|node| Op::Crash { node }),
     ]
 }
@@ -215,14 +217,16 @@ impl Test {
                 self.nodes[node].core.noted();
             }
             Op::SavePosition { node } => self.save_position(node),
-            Op::Pass { ms } => self.now += Duration::from_millis(ms),
-            Op::Forget { node } => {
-                // Nothing is late by as much as this.
+            Op::Pass { ms } => {
+                self.now += Duration::from_millis(ms);
+                self.world.time_unix_ms += i64::try_from(ms).unwrap();
+            }
+            Op::LongPause => {
                 self.world.release();
-                self.now += FORGET_AFTER;
-                let forgettable = self.nodes[node]
-                    .core
-                    .take_forgettable(self.position, self.now);
+                self.world.time_unix_ms += FORGET_AFTER_MS;
+            }
+            Op::Forget { node } => {
+                let forgettable = self.nodes[node].core.take_forgettable(self.position);
                 for (group, version) in forgettable {
                     self.world.forget(group, version);
                 }

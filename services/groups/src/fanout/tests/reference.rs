@@ -90,6 +90,7 @@ pub(super) struct World {
     late: Vec<Fact>,
     groups: [Group; 2],
     frames: u64,
+    pub(super) time_unix_ms: i64,
 }
 
 impl World {
@@ -100,6 +101,7 @@ impl World {
             late: Vec::new(),
             groups: Default::default(),
             frames: 0,
+            time_unix_ms: 0,
         };
         for group in 0..2 {
             world.change(group, 0, 0b111);
@@ -344,7 +346,9 @@ impl World {
     }
 
     pub(super) fn append(&mut self, payload: Vec<u8>) {
-        self.log.push(record(self.log.len() as u64, payload));
+        let mut record = record(self.log.len() as u64, payload);
+        record.time_unix_ms = self.time_unix_ms;
+        self.log.push(record);
     }
 
     pub(super) fn expected_of(&self, offset: u64) -> Vec<(UserId, log::InboxRecord)> {
