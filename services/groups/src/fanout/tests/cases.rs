@@ -335,6 +335,30 @@ fn who_joins_sees_nothing_before_and_who_leaves_nothing_after() {
 }
 
 #[test]
+fn a_change_of_roles_that_comes_again_makes_no_member_of_who_is_forgotten() {
+    let mut case = Case::new();
+    let users = many(3);
+    let mut roles = change(group(1), 2, 2, &[(users[2], 2)]);
+    let event = roles.event.as_mut().unwrap();
+    let record = event.change.as_mut().unwrap();
+    record.set_kind(log::GroupChangeKind::Roles);
+    case.ingest(&roles);
+    case.core.take_loads(case.now);
+    // Who has left since then, and somebody who shows that the store knows of it.
+    let mut known = stints(&users[..2]);
+    known[1].joined_version = 4;
+    assert_eq!(case.load(group(1), &known), Loaded::Used);
+    assert_eq!(case.pushes(0), [(2, 2)]);
+    case.now += ROUND_DELAY;
+    let rows: Vec<_> = case.append().iter().map(row).collect();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert_eq!((row.last_seq, row.joined_seq), (2, 0));
+        assert_eq!(row.preview, None);
+    }
+}
+
+#[test]
 fn a_late_record_is_for_the_members_of_its_version() {
     let mut case = Case::new();
     let users = many(3);
