@@ -1,12 +1,19 @@
 //! The whole, on the embedded log.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use delivery::{Answer, Broadcast, Delivery, DeliveryConfig, LocalEdge, Registries};
 use event_log::{
-    EventLog, Membership, NewRecord, PartitionReader, Topic, Urgency,
+    AppendError, EventLog, LogError, Membership, NewRecord, OnAppended, PartitionReader, Topic,
+    TopicIdentity, Urgency,
     embedded::{EmbeddedConfig, EmbeddedLog},
 };
 use parking_lot::Mutex;
@@ -96,6 +103,38 @@ impl FanoutStore for FakeStore {
     }
 }
 
+/// The log, which refuses as many inbox records as it is told to, every second one.
+struct Refusing {
+    log: Arc<EmbeddedLog>,
+    refusals: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl EventLog for Refusing {
+    fn identity(&self, topic: Topic) -> TopicIdentity {
+        self.log.identity(topic)
+    }
+
+    fn partition_of(&self, topic: Topic, key: &[u8]) -> u32 {
+        self.log.partition_of(topic, key)
+    }
+
+    fn append(&self, topic: Topic, record: NewRecord, urgency: Urgency, done: OnAppended) {
+        let left = self.refusals.load(Ordering::SeqCst);
+        if topic == Topic::Inbox && left > 0 {
+            self.refusals.store(left - 1, Ordering::SeqCst);
+            if left % 2 == 1 {
+                return done(Err(AppendError::Unknown("test".to_owned())));
+            }
+        }
+        self.log.append(topic, record, urgency, done);
+    }
+
+    async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
+        self.log.join(group, topic).await
+    }
+}
+
 /// An edge that notes what it gets.
 #[derive(Default)]
 struct Edge(Mutex<Vec<Broadcast>>);
@@ -113,6 +152,7 @@ impl LocalEdge for Edge {
 
 struct Running {
     log: Arc<EmbeddedLog>,
+    refusals: Arc<AtomicUsize>,
     store: Arc<FakeStore>,
     edge: Arc<Edge>,
     told: Arc<Mutex<Vec<Sequenced>>>,
@@ -137,6 +177,7 @@ impl Running {
             inbox: membership.assigned().await.unwrap(),
             _membership: membership,
             log,
+            refusals: Arc::default(),
             store: Arc::default(),
             edge: Arc::default(),
             told: Arc::default(),
@@ -179,7 +220,10 @@ impl Running {
         );
         let told = self.told.clone();
         let deps = FanoutDeps {
-            log: self.log.clone(),
+            log: Arc::new(Refusing {
+                log: self.log.clone(),
+                refusals: self.refusals.clone(),
+            }),
             store: self.store.clone(),
             delivery,
             on_sequenced: Arc::new(move |changes| told.lock().extend_from_slice(changes)),
@@ -373,5 +417,21 @@ async fn a_newer_record_stops_the_partition_and_says_so() {
     );
     assert_eq!(running.position(), 0);
     assert!(running.edge.0.lock().is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn rows_that_the_log_refuses_come_all_the_same_before_the_position_passes() {
+    let mut running = Running::new().await;
+    let users = many(100);
+    running.set_members(group(0), &users);
+    running.append(&[message(group(0), users[0], 1)]).await;
+    running.refusals.store(301, Ordering::SeqCst);
+    running.start().await;
+    eventually("the position passes", || running.position() == 1).await;
+    let rows = running.inbox(100).await;
+    let reached: BTreeSet<_> = rows.iter().map(|row| row.user_id.clone()).collect();
+    assert_eq!(reached.len(), 100);
+    assert!(running.refusals.load(Ordering::SeqCst) < 301);
     running.stop().await;
 }
