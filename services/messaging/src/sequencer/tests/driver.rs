@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use delivery::{Delivery, DeliveryConfig, LocalEdge, Registries};
 use event_log::{
     AppendError, Appended, EventLog, LogError, Membership, NewRecord, OnAppended, PartitionReader,
@@ -23,6 +24,7 @@ use runtime::{
     clock::SystemClock,
     ids::{ConversationId, MessageId, UserId},
     shutdown::Tasks,
+    trace,
 };
 
 use super::{
@@ -49,6 +51,8 @@ struct Log {
     refuses: AtomicBool,
     refused: AtomicBool,
     fan_outs: Mutex<Vec<log::FanoutRecord>>,
+    /// Of the fan-outs.
+    traces: Mutex<Vec<Option<Bytes>>>,
     seeks: Mutex<Vec<u64>>,
     /// Records that were read.
     read: AtomicUsize,
@@ -75,8 +79,15 @@ impl EventLog for Log {
                 self.refused.store(true, Ordering::SeqCst);
                 return done(Err(AppendError::Full));
             }
-            let record = log::FanoutRecord::decode(&record.payload[..]).unwrap();
+            let NewRecord {
+                key,
+                payload,
+                headers,
+            } = record;
+            let record = log::FanoutRecord::decode(&payload[..]).unwrap();
+            assert_eq!(key[..], record.conversation_id);
             self.fan_outs.lock().push(record);
+            self.traces.lock().push(trace::of_headers(&headers));
         }
         done(Ok(Appended {
             partition: 0,
@@ -320,7 +331,9 @@ fn history() -> World {
 #[tokio::test]
 async fn the_position_waits_for_fan_outs_that_the_log_refuses_and_they_come_in_order() {
     let running = Running::start(true);
-    let world = history();
+    let mut world = history();
+    let trace = Bytes::from_static(b"of the second");
+    world.log[1].headers = trace::headers(Some(trace.clone()));
     let end = world.log.last().unwrap().offset + 1;
     *running.log.records.lock() = world.log;
     running
@@ -341,6 +354,11 @@ async fn the_position_waits_for_fan_outs_that_the_log_refuses_and_they_come_in_o
         .eventually("the position is at the end", |r| r.position() == end)
         .await;
     assert_eq!(running.seqs(), [1, 2, 3, 4]);
+    assert_eq!(
+        *running.log.traces.lock(),
+        [None, Some(trace), None, None],
+        "each has the trace of its record"
+    );
     running.stop().await;
 }
 
