@@ -117,7 +117,11 @@ mod tests {
             assert_eq!(error.key, key);
             assert!(error.to_string().starts_with(key), "{error}");
         }
-        for text in ["member_max = 1", "changes_burst = 0", "reads_per_second = -1"] {
+        for text in [
+            "member_max = 1",
+            "changes_burst = 0",
+            "reads_per_second = -1",
+        ] {
             let key = text.split(' ').next().unwrap();
             let error = toml::from_str::<Config>(text).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

@@ -1,10 +1,7 @@
 //! Where the events of changes are: told by whoever reads the fan-out in this process, waited for by
 //! calls.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;

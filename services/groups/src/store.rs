@@ -181,7 +181,11 @@ pub const DUE_MAX_MS: i64 = 5 * 60 * 1_000;
 pub const fn due_after_ms(tries: u32) -> i64 {
     let factor = 1_i64 << if tries < 20 { tries } else { 20 };
     let after = DUE_FIRST_MS.saturating_mul(factor);
-    if after < DUE_MAX_MS { after } else { DUE_MAX_MS }
+    if after < DUE_MAX_MS {
+        after
+    } else {
+        DUE_MAX_MS
+    }
 }
 
 /// Groups, their members, and what the log is to be told of them. All processes of the service share
@@ -236,7 +240,8 @@ pub trait Store: FanoutStore {
         limit: usize,
     ) -> Result<Vec<JoinRequest>, StoreError>;
 
-    /// What a user sees of these groups; those that he never was in, or left too long ago, are left out.
+    /// What a user sees of these groups, in any order; those that he never was in, or left too long ago,
+    /// are left out.
     async fn snippets(
         &self,
         user: UserId,

@@ -58,7 +58,8 @@ const SEQ: &str = "SELECT seq FROM requests WHERE actor_id = ? AND request_id = 
 const GROUP: &str = "SELECT {group}, m.role FROM groups g JOIN members m ON m.group_id = g.group_id
     WHERE m.group_id = ? AND m.user_id = ?";
 
-const GROUPS: &str = "SELECT {group}, m.role FROM members m JOIN groups g ON g.group_id = m.group_id
+const GROUPS: &str =
+    "SELECT {group}, m.role FROM members m JOIN groups g ON g.group_id = m.group_id
     WHERE m.user_id = ? AND m.group_id > ? ORDER BY m.group_id LIMIT ?";
 
 const MEMBERS: &str = "SELECT {member} FROM members WHERE group_id = ? AND user_id > ?
@@ -166,7 +167,8 @@ fn row<T>(
 #[async_trait]
 impl FanoutStore for SqliteStore {
     async fn stints(&self, group: GroupId) -> Result<Vec<Stint>, StoreError> {
-        let read = move |c: &Connection| rows(c, STINTS, [group.as_bytes()], Columns::stint);
+        let read =
+            move |c: &Connection| rows(c, STINTS, [group.as_bytes()], |columns| columns.stint());
         self.database.read(read).await
     }
 
@@ -309,7 +311,9 @@ impl Store for SqliteStore {
         let read = move |c: &Connection| {
             let after = after.map_or([0; 16], |user| *user.as_bytes());
             let parameters = params![group.as_bytes(), after, to_limit(limit)];
-            rows(c, JOIN_REQUESTS, parameters, Columns::join_request)
+            rows(c, JOIN_REQUESTS, parameters, |columns| {
+                columns.join_request()
+            })
         };
         self.database.read(read).await
     }
@@ -323,7 +327,7 @@ impl Store for SqliteStore {
             let mut snippets = Vec::with_capacity(groups.len());
             for group in groups {
                 let ids = params![group.as_bytes(), user.as_bytes()];
-                snippets.extend(row(c, SNIPPET, ids, Columns::snippet)?);
+                snippets.extend(row(c, SNIPPET, ids, |columns| columns.snippet())?);
             }
             Ok(snippets)
         };
@@ -332,7 +336,9 @@ impl Store for SqliteStore {
 
     async fn outstanding(&self, group: GroupId) -> Result<Vec<Outstanding>, StoreError> {
         let read = move |c: &Connection| {
-            rows(c, OUTSTANDING, [group.as_bytes()], Columns::outstanding)
+            rows(c, OUTSTANDING, [group.as_bytes()], |columns| {
+                columns.outstanding()
+            })
         };
         let outstanding = self.database.read::<_, StoreError, _>(read).await?;
         // One that another call has committed may not be synced yet.
@@ -346,7 +352,12 @@ impl Store for SqliteStore {
             rows(c, DUE, parameters, |columns| columns.group_id(0))
         };
         // Mostly there is none: a look costs no write.
-        if self.database.read::<_, StoreError, _>(due).await?.is_empty() {
+        if self
+            .database
+            .read::<_, StoreError, _>(due)
+            .await?
+            .is_empty()
+        {
             return Ok(Vec::new());
         }
         self.database

@@ -7,10 +7,14 @@ use runtime::ids::{GroupId, UserId};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::rows::{Columns, GROUP_COLUMNS, INVITATION_COLUMNS, MEMBER_COLUMNS, to_column, to_limit};
+use super::rows::{
+    Columns, GROUP_COLUMNS, INVITATION_COLUMNS, MEMBER_COLUMNS, to_column, to_limit,
+};
 use crate::{
     answer::Answer,
-    decide::{Act, Change, Command, Decision, InvitationEffect, Refusal, View, WaitingEffect, decide},
+    decide::{
+        Act, Change, Command, Decision, InvitationEffect, Refusal, View, WaitingEffect, decide,
+    },
     events,
     model::{Group, Invitation, Member, TokenHash},
     store::{
@@ -31,7 +35,10 @@ pub(super) fn change(tx: &Connection, request: &ChangeRequest) -> Result<Changed
     let decision = decide(&request.limits, &view, act)?;
     let answer = Answer::of(&decision, view.waiting.contains(&act.actor));
     let group = decision.group.group_id;
-    let version = decision.change.as_ref().map_or(0, |_| decision.group.version);
+    let version = decision
+        .change
+        .as_ref()
+        .map_or(0, |_| decision.group.version);
     if version > 0 {
         let count = "SELECT count(*) FROM outbox WHERE group_id = ?";
         let waiting: usize = tx
@@ -208,11 +215,7 @@ fn members_of(
     Ok(members)
 }
 
-fn successor(
-    tx: &Connection,
-    group: GroupId,
-    actor: UserId,
-) -> Result<Option<Member>, StoreError> {
+fn successor(tx: &Connection, group: GroupId, actor: UserId) -> Result<Option<Member>, StoreError> {
     tx.prepare_cached(&format!(
         "SELECT {MEMBER_COLUMNS} FROM members WHERE group_id = ? AND user_id <> ?
          ORDER BY role DESC, joined_version, user_id LIMIT 1"
@@ -241,11 +244,7 @@ fn invitation_of(
     .transpose()
 }
 
-fn write(
-    tx: &Connection,
-    request: &ChangeRequest,
-    decision: &Decision,
-) -> Result<(), StoreError> {
+fn write(tx: &Connection, request: &ChangeRequest, decision: &Decision) -> Result<(), StoreError> {
     let (act, group) = (&request.act, &decision.group);
     if let Some(change) = &decision.change {
         put_group(tx, group)?;
@@ -259,7 +258,13 @@ fn write(
     }
     match decision.invitation {
         Some(InvitationEffect::Made(invitation, token_hash)) => {
-            put_invitation(tx, group.group_id, &invitation, &token_hash, act.now_unix_ms)?;
+            put_invitation(
+                tx,
+                group.group_id,
+                &invitation,
+                &token_hash,
+                act.now_unix_ms,
+            )?;
         }
         Some(InvitationEffect::Used(id)) => {
             tx.prepare_cached("UPDATE invitations SET uses = uses + 1 WHERE invitation_id = ?")?
@@ -409,7 +414,8 @@ fn put_invitation(
               OR (uses_max <> 0 AND uses >= uses_max))",
     )?
     .execute(params![group.as_bytes(), now_unix_ms])?;
-    tx.prepare_cached("INSERT INTO invitations VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
+    // The same token comes from the same request only, when that was forgotten.
+    tx.prepare_cached("INSERT OR REPLACE INTO invitations VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
         .execute(params![
             invitation.invitation_id.as_bytes(),
             group.as_bytes(),
