@@ -4,8 +4,9 @@
 //! the order of versions, and every replica looks from time to time for what is left. A change may so
 //! come several times, and late; the sequencer carries out version n + 1 after version n and ignores
 //! every other, so that this costs space in the log and nothing else. A row leaves the outbox only when
-//! its event was seen, so nothing is lost; and a row is due later after every time, so that a log that
-//! nobody reads is not filled with repetitions.
+//! its event was seen, so nothing is lost; and a row that the log has taken is due later after every time,
+//! so that a log that nobody reads is not filled with repetitions. What the log did not take is due at once;
+//! how often a log that is away is tried is up to the sweep.
 
 use std::{
     sync::{
@@ -170,8 +171,12 @@ impl Relay {
         let forgotten = self.store.forget_requests(now, SWEEP_REQUESTS_MAX).await?;
         let groups = self.store.take_due(now, SWEEP_GROUPS_MAX).await?;
         let more = groups.len() >= SWEEP_GROUPS_MAX || forgotten >= SWEEP_REQUESTS_MAX;
-        for group in groups {
-            self.append(group).await?;
+        for (at, group) in groups.iter().enumerate() {
+            if let Err(failed) = self.append(*group).await {
+                let left = groups.get(at..).unwrap_or_default().to_vec();
+                self.store.put_back(left, now).await?;
+                return Err(failed);
+            }
             self.note(&Ok(()));
         }
         Ok(more)

@@ -256,6 +256,9 @@ pub trait Store: FanoutStore {
     /// from then on, for all processes: see [`due_after_ms`].
     async fn take_due(&self, now_unix_ms: i64, limit: usize) -> Result<Vec<GroupId>, StoreError>;
 
+    /// The log did not take what is due of these groups: it is due again as if it were new.
+    async fn put_back(&self, groups: Vec<GroupId>, now_unix_ms: i64) -> Result<(), StoreError>;
+
     /// Forgets up to `limit` requests that are older than [`REQUEST_LIFE_MS`]. Answers how many.
     async fn forget_requests(&self, now_unix_ms: i64, limit: usize) -> Result<usize, StoreError>;
 

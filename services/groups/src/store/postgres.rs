@@ -340,6 +340,14 @@ impl Store for PostgresStore {
         Ok(groups)
     }
 
+    async fn put_back(&self, groups: Vec<GroupId>, now_unix_ms: i64) -> Result<(), StoreError> {
+        let groups: Vec<Uuid> = groups.into_iter().map(group_column).collect();
+        let put_back = sqlx::query(sql::PUT_BACK)
+            .bind(groups)
+            .bind(now_unix_ms.saturating_add(DUE_FIRST_MS));
+        self.execute("put back", put_back).await.map(drop)
+    }
+
     async fn forget_requests(&self, now_unix_ms: i64, limit: usize) -> Result<usize, StoreError> {
         let forget = sqlx::query(sql::FORGET_REQUESTS)
             .bind(now_unix_ms.saturating_sub(REQUEST_LIFE_MS))

@@ -14,8 +14,8 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 use uuid::Uuid;
 
 use super::{
-    ChangeError, ChangeRequest, Changed, FanoutStore, LogIdentity, Outstanding, PositionAdvance,
-    REQUEST_LIFE_MS, ReaderId, Store, StoreError, due_after_ms,
+    ChangeError, ChangeRequest, Changed, DUE_FIRST_MS, FanoutStore, LogIdentity, Outstanding,
+    PositionAdvance, REQUEST_LIFE_MS, ReaderId, Store, StoreError, due_after_ms,
 };
 use crate::model::{Group, Invitation, JoinRequest, Member, Role, Sequenced, Snippet, Stint};
 
@@ -84,6 +84,8 @@ const OUTSTANDING: &str = "SELECT group_id, version, payload FROM outbox
 
 const DUE: &str = "SELECT group_id FROM outbox WHERE due_unix_ms <= ?
     ORDER BY due_unix_ms LIMIT ?";
+
+const PUT_BACK: &str = "UPDATE outbox SET tries = 0, due_unix_ms = ? WHERE group_id = ?";
 
 const OLD_REQUESTS: &str = "DELETE FROM requests WHERE (actor_id, request_id) IN (
     SELECT actor_id, request_id FROM requests WHERE created_unix_ms < ?
@@ -369,6 +371,19 @@ impl Store for SqliteStore {
                     put_off(tx, *group, now_unix_ms)?;
                 }
                 Ok(groups)
+            })
+            .await
+    }
+
+    async fn put_back(&self, groups: Vec<GroupId>, now_unix_ms: i64) -> Result<(), StoreError> {
+        let due = now_unix_ms.saturating_add(DUE_FIRST_MS);
+        self.database
+            .write(move |tx| {
+                let mut put_back = tx.prepare_cached(PUT_BACK)?;
+                for group in groups {
+                    put_back.execute(params![due, group.as_bytes()])?;
+                }
+                Ok(())
             })
             .await
     }

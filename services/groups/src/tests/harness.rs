@@ -3,7 +3,7 @@ use std::{
     path::Path,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -101,6 +101,7 @@ impl profile_pb::profile_service_server::ProfileService for Profiles {
 pub(super) struct TestLog {
     log: Arc<EmbeddedLog>,
     pub(super) failing: AtomicBool,
+    pub(super) refused: AtomicUsize,
 }
 
 impl TestLog {
@@ -111,6 +112,7 @@ impl TestLog {
         Arc::new(Self {
             log: EmbeddedLog::open(config).unwrap(),
             failing: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
         })
     }
 }
@@ -127,6 +129,7 @@ impl EventLog for TestLog {
 
     fn append(&self, topic: Topic, record: NewRecord, urgency: Urgency, done: OnAppended) {
         if self.failing.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
             return done(Err(AppendError::Failed("as the test wants".to_owned())));
         }
         self.log.append(topic, record, urgency, done);

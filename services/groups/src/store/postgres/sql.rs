@@ -219,6 +219,15 @@ pub(super) const TAKE_DUE: &str = "
     FROM locked WHERE o.group_id = locked.group_id AND o.version = locked.version
     RETURNING o.group_id";
 
+/// $1 = groups, $2 = when what waits of them is due.
+pub(super) const PUT_BACK: &str = "
+    WITH locked AS MATERIALIZED (
+        SELECT group_id, version FROM outbox WHERE group_id = ANY ($1)
+        ORDER BY group_id, version FOR UPDATE
+    )
+    UPDATE outbox o SET tries = 0, due_unix_ms = $2
+    FROM locked WHERE o.group_id = locked.group_id AND o.version = locked.version";
+
 /// The rows by their places, which are a look-up whatever the planner thinks of the limit.
 pub(super) const FORGET_REQUESTS: &str = "
     DELETE FROM requests WHERE ctid = ANY (ARRAY (

@@ -98,6 +98,12 @@ pub(crate) async fn what_is_due_comes_ever_later(store: &dyn Store) {
         assert_eq!(due(now + pause - 1).await, []);
         now += pause;
     }
+    // Unless the log did not take it.
+    store.put_back(vec![made.group], now).await.unwrap();
+    assert_eq!(due(now + DUE_FIRST_MS - 1).await, []);
+    now += DUE_FIRST_MS;
+    assert_eq!(due(now).await, [made.group]);
+    assert_eq!(due(now + 2 * DUE_FIRST_MS - 1).await, []);
     // Groups come the one that waits longest first, each once, up to the limit.
     let mut others = Vec::new();
     for _ in 0..3 {

@@ -106,6 +106,7 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
             "bigint, bigint",
             "50, 1000".to_owned(),
         ),
+        (sql::PUT_BACK, "uuid[], bigint", format!("{gs}, 5")),
         (sql::STINTS, "uuid", G.to_owned()),
         (
             sql::NOTE_SEQUENCED,
