@@ -165,3 +165,6 @@ fn count_sessions(actors: &[Actor], report: &mut Report) {
         report.sessions_closed += usize::from(seat.heard.closed().is_some());
     }
 }
+
+#[cfg(test)]
+mod tests;
