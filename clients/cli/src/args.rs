@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+pub(crate) use group::{Approval, GroupCommand, History, NewRole, NewSettings, Switch};
+
+mod group;
+
 /// The messenger on a command line
 #[derive(Parser, Debug)]
 #[command(name = "messenger", version, propagate_version = true)]
@@ -78,6 +82,9 @@ pub(crate) enum Command {
         #[arg(required = true)]
         text: Vec<String>,
     },
+    /// Groups: make, change, join and leave them, and write in them
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Find users by the beginning of their name
     Search {
         /// The beginning of a username, a display name or a word of it
@@ -122,9 +129,14 @@ pub(crate) struct Password {
 
 #[derive(ClapArgs, Debug)]
 pub(crate) struct Replay {
-    /// Logs, each with its NAME.annotation.txt beside it
+    /// Logs, each with its NAME.annotation.txt beside it; with --groups also folders of logs, which need
+    /// no annotations
     #[arg(required = true, value_name = "NAME.raw.txt")]
     pub(crate) files: Vec<PathBuf>,
+    /// Play each log as a group: who comes is added, who goes leaves, and all who are there get what is
+    /// said. One of the devices of each user comes at the end
+    #[arg(long)]
+    pub(crate) groups: bool,
     /// Messages a second, or max
     #[arg(long, default_value = "max", value_parser = parse_speed, value_name = "max|N")]
     pub(crate) speed: Speed,

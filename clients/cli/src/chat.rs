@@ -26,19 +26,19 @@ use crate::{
 };
 
 /// Lines that are read ahead of what is sent.
-const LINES_AHEAD: usize = 16;
+pub(crate) const LINES_AHEAD: usize = 16;
 /// How long the end of the input waits for acks of what was typed; what is unsent then stays in the
 /// cache and is sent by the next chat.
-const ACK_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const ACK_DEADLINE: Duration = Duration::from_secs(30);
 /// Messages of the history that one call gives.
-const HISTORY_MAX: u32 = 200;
+pub(crate) const HISTORY_MAX: u32 = 200;
 /// Typed messages without an ack above which no more lines are taken: far below what the SDK
 /// queues.
-const TYPED_MAX: usize = 256;
+pub(crate) const TYPED_MAX: usize = 256;
 /// Bytes of a line that are taken at a time; a longer one is several lines.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 /// What ends a chat, besides the end of the input.
-const QUIT: &str = "/quit";
+pub(crate) const QUIT: &str = "/quit";
 
 pub(crate) async fn run(app: &App, name: &str, limit: u32) -> anyhow::Result<()> {
     let device = app.device()?;
@@ -304,7 +304,7 @@ impl Chat<'_> {
 }
 
 /// The lines of the standard input. A thread waits for them: it ends with the input or the program.
-fn read_lines() -> mpsc::Receiver<String> {
+pub(crate) fn read_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
     thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -23,6 +23,7 @@ const NAME_WIDTH: usize = 16;
 
 pub(crate) async fn list(app: &App, limit: u32) -> anyhow::Result<()> {
     let device = app.device()?;
+    let own_id = device.client.credentials().await?.user_id;
     let (mut left, mut page_token) = (limit, String::new());
     while left > 0 {
         let size = i32::try_from(left.min(LIST_PAGE_MAX))?;
@@ -31,7 +32,7 @@ pub(crate) async fn list(app: &App, limit: u32) -> anyhow::Result<()> {
             .list_conversations(size, &page_token, 0)
             .await?;
         for conversation in page.conversations.iter().take(left as usize) {
-            print_row(app, conversation)?;
+            print_row(app, conversation, &own_id)?;
         }
         left = left.saturating_sub(u32::try_from(page.conversations.len())?);
         page_token = page.next_page_token;
@@ -42,15 +43,19 @@ pub(crate) async fn list(app: &App, limit: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_row(app: &App, conversation: &Conversation) -> anyhow::Result<()> {
+fn print_row(app: &App, conversation: &Conversation, own_id: &str) -> anyhow::Result<()> {
     let no_peer = ProfileSnippet::default();
     let peer = conversation.peer.as_ref().unwrap_or(&no_peer);
+    let group = conversation.group.as_ref();
     let preview = conversation.preview.clone().unwrap_or_default();
     if app.json {
         return app.object(&json!({
             "conversation_id": conversation.conversation_id,
             "username": peer.username,
             "user_id": peer.user_id,
+            "group_id": group.map(|group| &group.group_id),
+            "group_name": group.map(|group| &group.name),
+            "left": conversation.left,
             "unread_count": conversation.unread_count,
             "last_seq": conversation.last_seq,
             "last_message_index": conversation.last_message_index,
@@ -63,12 +68,17 @@ fn print_row(app: &App, conversation: &Conversation) -> anyhow::Result<()> {
         0 => (String::new(), Style::new()),
         count => (format!("({count})"), Style::new().bold()),
     };
-    let is_own = !preview.sender_id.is_empty() && preview.sender_id != peer.user_id;
+    let name = group.map_or(&peer.username, |group| &group.name);
+    let what = match (conversation.left, preview.joined) {
+        (true, _) => "(left) ",
+        (false, true) => "(new)",
+        (false, false) if preview.sender_id == own_id => "you: ",
+        (false, false) => "",
+    };
     let line = format!(
-        "{}  {:<NAME_WIDTH$} {unread:>5}  {}{}",
+        "{}  {:<NAME_WIDTH$} {unread:>5}  {what}{}",
         app.clock.date_time(preview.time_unix_ms),
-        clean(&peer.username),
-        if is_own { "you: " } else { "" },
+        clean(name),
         clean(&preview.text),
     );
     app.line(app.styled(&line, style))?;
@@ -102,15 +112,7 @@ pub(crate) async fn history(app: &App, name: &str, limit: u32) -> anyhow::Result
     }
     let marks = conversation.peer_marks.clone().unwrap_or_default();
     for message in messages.into_iter().rev() {
-        let message = Message {
-            conversation_id: conversation_id.clone(),
-            seq: message.seq,
-            message_index: message.message_index,
-            time_unix_ms: message.time_unix_ms,
-            sender_id: message.sender_id,
-            message_id: message.message_id,
-            text: message.text,
-        };
+        let message = Message::from_shown(conversation_id, message);
         print_message(app, &message, &peer.user_id, &peer.username, &marks)?;
     }
     Ok(())
@@ -182,6 +184,8 @@ pub(crate) fn message_object(message: &Message, tick: Option<Tick>) -> serde_jso
         "sender_id": message.sender_id,
         "message_id": message.message_id,
         "text": message.text,
+        "mentioned_user_ids": message.mentioned_user_ids,
+        "mentions_all": message.mentions_all,
         "tick": tick.map(tick_name),
     })
 }

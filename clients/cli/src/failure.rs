@@ -79,6 +79,14 @@ pub(crate) fn explain(error: &Error, server: &str) -> String {
         R::RateLimited | R::Overloaded | R::TooManyInFlight => {
             "the server has no room just now; try again in a while"
         }
+        R::GroupNotFound | R::NotAMember => "there is no such group, or you are not in it",
+        R::MemberNotFound => "that user is not in the group",
+        R::RoleNotSufficient => "your role in the group does not allow that: ask an admin of it",
+        R::AdminsOnly => "only admins write in this group, or mention everybody with @all",
+        R::MentionNotAMember => "somebody who is mentioned is not in the group",
+        R::InvitationInvalid => "the invitation is not good: unknown, revoked, used up or expired",
+        R::JoinRequestNotFound => "that user has not asked to join, or was answered",
+        R::GroupVersionChanged => "the group was changed meanwhile: look at it and try again",
         R::SessionReplaced => "the same device is connected elsewhere",
         _ => "",
     };

@@ -6,6 +6,7 @@ mod args;
 mod chat;
 mod conversations;
 mod failure;
+mod groups;
 mod home;
 mod password;
 mod people;
@@ -60,6 +61,7 @@ async fn run(args: &Args, clock: Clock) -> anyhow::Result<ExitCode> {
         Command::History { name, limit } => conversations::history(&app, name, *limit).await?,
         Command::Send { name, text } => conversations::send(&app, name, text).await?,
         Command::Chat { name, limit } => chat::run(&app, name, *limit).await?,
+        Command::Group(command) => groups::run(&app, command).await?,
         Command::Replay(_) => {}
     }
     Ok(ExitCode::SUCCESS)

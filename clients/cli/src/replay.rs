@@ -1,6 +1,7 @@
 //! Plays logs of a chat channel through real sessions, then reads everything back and compares.
 
 mod cast;
+mod groups;
 mod log;
 mod patience;
 mod plan;
@@ -36,14 +37,16 @@ const BAR: &str = "{msg:<32} {wide_bar} {pos}/{len} {elapsed}";
 
 /// Runs the command: the logs one after another, so that the open sessions are those of one log.
 pub(crate) async fn run(global: &Global, command: &args::Replay) -> anyhow::Result<ExitCode> {
+    if command.groups {
+        return groups::run(global, command).await;
+    }
     // All are read first, so that a wrong name is told before anything is sent.
     let logs: Vec<(&Path, Log)> = command
         .files
         .iter()
         .map(|path| Ok((path.as_path(), Log::read(path)?)))
         .collect::<anyhow::Result<_>>()?;
-    let run: String = uuid::Uuid::new_v4().simple().to_string();
-    let run = run.get(..RUN_CHARS).unwrap_or_default();
+    let run = run_name();
 
     let mut report = Report::default();
     for (number, (path, log)) in logs.iter().enumerate() {
@@ -126,19 +129,29 @@ impl Stage<'_> {
     }
 
     fn bar(&self, what: &str, steps: usize) -> ProgressBar {
-        let bar = ProgressBar::new(steps as u64);
-        if self.global.json {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        // The template is a constant; the default bar does, too.
-        if let Ok(style) = ProgressStyle::with_template(BAR) {
-            bar.set_style(style);
-        }
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let name = name.split('.').next().unwrap_or_default();
-        bar.set_message(format!("{name}: {what}"));
-        bar
+        progress_bar(self.global, name, what, steps)
     }
+}
+
+/// What makes the usernames of a run unlike those of others.
+fn run_name() -> String {
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    run.get(..RUN_CHARS).unwrap_or_default().to_owned()
+}
+
+fn progress_bar(global: &Global, name: &str, what: &str, steps: usize) -> ProgressBar {
+    let bar = ProgressBar::new(steps as u64);
+    if global.json {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    // The template is a constant; the default bar does, too.
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        bar.set_style(style);
+    }
+    bar.set_message(format!("{name}: {what}"));
+    bar
 }
 
 fn live_views(actors: &[Actor]) -> Vec<View> {

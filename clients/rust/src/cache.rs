@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use crate::{
     error::Result,
     inbox::Known,
-    model::{Conversation, MemberMarks, Message, Watermark},
+    model::{Conversation, Draft, GroupChange, MemberMarks, Message, Watermark},
 };
 
 #[cfg(feature = "cache")]
@@ -57,8 +57,8 @@ pub struct Unsent {
     pub conversation_id: String,
     /// Its name, the same in every try.
     pub message_id: String,
-    /// What it says.
-    pub text: String,
+    /// What it says, and whom it mentions.
+    pub draft: Draft,
 }
 
 /// What a cache holds when a session starts.
@@ -81,6 +81,8 @@ pub struct Stored {
 pub struct Batch {
     /// Messages of the server, ascending by seq within a conversation.
     pub messages: Vec<Message>,
+    /// Changes of groups, ascending by seq within a conversation.
+    pub group_changes: Vec<GroupChange>,
     /// New heads; each replaces the one of its conversation.
     pub heads: Vec<Head>,
     /// New rows; each replaces the one of its conversation.
@@ -129,6 +131,14 @@ pub trait Cache: Send + Sync + 'static {
         before_message_index: u64,
         limit: usize,
     ) -> Result<Vec<Message>>;
+
+    /// The newest changes of a group with a seq below `before_seq` (0 = no bound), newest first.
+    async fn group_changes(
+        &self,
+        conversation_id: &str,
+        before_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<GroupChange>>;
 
     /// The rows of the conversations with the newest messages, most recent first.
     async fn conversations(&self, limit: usize) -> Result<Vec<Conversation>>;

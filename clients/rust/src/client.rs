@@ -193,6 +193,53 @@ impl Client {
         }
     }
 
+    /// A call that is tried again, as it is, until its answer is definite or `patience` is over: for
+    /// what the server carries out once however often it is asked, by an id in the message.
+    pub(crate) async fn call_until_definite<Q, A, F, W>(
+        &self,
+        message: Q,
+        patience: Duration,
+        call: F,
+    ) -> Result<A>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> W,
+        W: Future<Output = std::result::Result<Response<A>, Status>>,
+    {
+        let mut backoff = Backoff::new(RETRY_WAIT.0, RETRY_WAIT.1);
+        let give_up_at = tokio::time::Instant::now() + patience;
+        loop {
+            let error = match self.authorized_once(message.clone(), &call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let wait = backoff.next(error.retry_after());
+            let is_definite = error.kind() == ErrorKind::Rejected;
+            if is_definite || tokio::time::Instant::now() + wait >= give_up_at {
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One try with the device's token, replaced when the server says that it has expired.
+    async fn authorized_once<Q, A, F, W>(&self, message: Q, call: &F) -> Result<A>
+    where
+        F: Fn(Channel, Request<Q>) -> W,
+        W: Future<Output = std::result::Result<Response<A>, Status>>,
+    {
+        let held = self.inner.auth.fresh().await?;
+        let token = &held.credentials.access_token;
+        let answer = self.once(authorized(message, token)?, call).await;
+        if let Err(error) = &answer
+            && error.reason() == ErrorReason::TokenExpired
+        {
+            // The error stands, and is one to be tried again.
+            self.inner.auth.refresh(token).await?;
+        }
+        answer
+    }
+
     /// A call that may do harm when it is carried out twice: only what was not sent goes to the next
     /// server.
     pub(crate) async fn call_once<Q, A, F, W>(&self, message: Q, call: F) -> Result<A>

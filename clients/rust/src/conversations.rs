@@ -2,9 +2,9 @@
 
 use proto::messaging::v1::{
     GetConversationRequest, GetSendStatusRequest, GetUnreadTotalRequest, ListChangesRequest,
-    ListConversationsRequest, ListEventsRequest, ListMessagesRequest, MarkReadRequest,
-    OpenDirectConversationRequest, SendMessageRequest, get_send_status_response::Status,
-    messaging_service_client::MessagingServiceClient,
+    ListConversationsRequest, ListEventsRequest, ListMessagesRequest, ListReceiptsRequest,
+    MarkReadRequest, OpenDirectConversationRequest, SendMessageRequest,
+    get_send_status_response::Status, messaging_service_client::MessagingServiceClient,
 };
 
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
     client::Client,
     error::Result,
     model::{
-        ChangesPage, Conversation, ConversationsPage, EventPage, EventRange, MessagePage,
-        MessageRange, Receipt, SendStatus, Watermark,
+        ChangesPage, Conversation, ConversationsPage, Draft, EventPage, EventRange, MessagePage,
+        MessageRange, Receipt, ReceiptsPage, SendStatus, Watermark,
     },
 };
 
@@ -122,12 +122,15 @@ impl Client {
         &self,
         conversation_id: &str,
         message_id: &str,
-        text: &str,
+        draft: impl Into<Draft>,
     ) -> Result<Receipt> {
+        let draft = draft.into();
         let request = SendMessageRequest {
             conversation_id: conversation_id.to_owned(),
             message_id: message_id.to_owned(),
-            text: text.to_owned(),
+            text: draft.text,
+            mentioned_user_ids: draft.mentioned_user_ids,
+            mentions_all: draft.mentions_all,
         };
         let answer = self
             .call(request, async |channel, request| {
@@ -194,5 +197,29 @@ impl Client {
             })
             .await?;
         Ok(answer.unread_total)
+    }
+
+    /// How far the members of a conversation have got with one message (0 = the last one): how many
+    /// hold it and have read it, and who. 1 to 200 members a page, 0 = 50; the page token is empty for
+    /// the first page.
+    pub async fn list_receipts(
+        &self,
+        conversation_id: &str,
+        message_index: u64,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<ReceiptsPage> {
+        let request = ListReceiptsRequest {
+            conversation_id: conversation_id.to_owned(),
+            message_index,
+            page_size,
+            page_token: page_token.to_owned(),
+        };
+        self.call(request, async |channel, request| {
+            MessagingServiceClient::new(channel)
+                .list_receipts(request)
+                .await
+        })
+        .await
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use proto::messaging::v1::Welcome;
+use proto::messaging::v1::{Welcome, event::Kind};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Result},
     ids::MessageIds,
     inbox::{Inbox, Known, Output},
-    model::{Message, SessionLimits},
+    model::{GroupChange, Message, RawEvent, SessionLimits},
     outbox::Outbox,
     session::{Command, Event, Options, OutgoingState, SessionState, Start},
     stats::{Counters, count},
@@ -145,7 +145,12 @@ pub(crate) async fn start(
     for unsent in stored.unsent {
         ids.saw(&unsent.conversation_id, &unsent.message_id);
         let tag = watch::Sender::new(OutgoingState::Queued);
-        outbox.queue(&unsent.conversation_id, unsent.message_id, unsent.text, tag);
+        outbox.queue(
+            &unsent.conversation_id,
+            unsent.message_id,
+            unsent.draft,
+            tag,
+        );
     }
     let (first, cap) = options.reconnect_wait;
     let driver = Driver {
@@ -364,17 +369,7 @@ impl Driver {
         match output {
             Output::Event(event) => {
                 self.touched.insert(event.conversation_id.clone());
-                // A kind that is not known is counted, and not shown.
-                let Some(message) = Message::from_event(event) else {
-                    return;
-                };
-                if message.sender_id == *self.user_id {
-                    self.ids.saw(&message.conversation_id, &message.message_id);
-                }
-                if self.cache.is_some() {
-                    self.batch.messages.push(message.clone());
-                }
-                events.push(Event::Message(message));
+                self.put_out_event(event, events);
             }
             Output::Row(row) => {
                 self.touched.insert(row.conversation_id.clone());
@@ -403,6 +398,29 @@ impl Driver {
             }
             Output::Version(version) => self.batch.inbox_version = Some(version),
         }
+    }
+
+    fn put_out_event(&mut self, event: RawEvent, events: &mut Vec<Event>) {
+        if let Some(Kind::GroupChange(_)) = &event.kind {
+            // A kind of change that is not known is counted, and not shown; as one of events below.
+            if let Some(change) = GroupChange::from_event(event) {
+                if self.cache.is_some() {
+                    self.batch.group_changes.push(change.clone());
+                }
+                events.push(Event::GroupChange(Box::new(change)));
+            }
+            return;
+        }
+        let Some(message) = Message::from_event(event) else {
+            return;
+        };
+        if message.sender_id == *self.user_id {
+            self.ids.saw(&message.conversation_id, &message.message_id);
+        }
+        if self.cache.is_some() {
+            self.batch.messages.push(message.clone());
+        }
+        events.push(Event::Message(message));
     }
 
     fn look_whether_caught_up(&mut self) {

@@ -36,14 +36,6 @@ pub(crate) async fn page(
     let pages = session.client.list_messages(vec![range]).await?;
     let shown = pages.into_iter().flat_map(|page| page.messages);
     Ok(shown
-        .map(|message| Message {
-            conversation_id: conversation_id.to_owned(),
-            seq: message.seq,
-            message_index: message.message_index,
-            time_unix_ms: message.time_unix_ms,
-            sender_id: message.sender_id,
-            message_id: message.message_id,
-            text: message.text,
-        })
+        .map(|message| Message::from_shown(conversation_id, message))
         .collect())
 }

@@ -216,7 +216,7 @@ impl Inbox {
             self.repeated += 1;
             return;
         }
-        place.target = place.target.max(event.seq);
+        place.hear(event.seq);
         place.first_heard = place.first_heard.min(event.seq);
         let in_turn = event.seq == place.seq.saturating_add(1) && !place.undecided;
         let room = self.early < EARLY_MAX && place.early.len() < EARLY_PER_CONVERSATION_MAX;
@@ -333,7 +333,7 @@ impl Inbox {
         };
         place.fetching = false;
         let before = place.seq;
-        place.target = place.target.max(page.last_seq);
+        place.aim(page.last_seq);
         let empty = page.from_seq == 0 && page.to_seq == 0;
         // Nothing in a range that is open at its end: all of it is gone.
         let covered = match (empty, page.more) {

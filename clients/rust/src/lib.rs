@@ -36,6 +36,7 @@
 //! | accounts, devices | [`Client::register`], [`log_in`](Client::log_in), [`log_out`](Client::log_out), [`log_out_device`](Client::log_out_device), [`devices`](Client::devices) |
 //! | people | [`Client::profile`], [`profile_by_username`](Client::profile_by_username), [`profiles`](Client::profiles), [`update_profile`](Client::update_profile), [`search_profiles`](Client::search_profiles), [`presence`](Client::presence) |
 //! | conversations | [`Client::open_direct`], [`conversation`](Client::conversation), [`list_conversations`](Client::list_conversations), [`list_changes`](Client::list_changes), [`unread_total`](Client::unread_total), [`mark_read`](Client::mark_read) |
+//! | groups | [`Client::groups`] gives [`Groups`]: make, change, join and leave them; [`Draft`] to mention members; [`Client::list_receipts`] |
 //! | history | [`Client::list_messages`], [`list_events`](Client::list_events), [`Session::history`] |
 //! | sends without a session | [`Client::send_message`], [`send_status`](Client::send_status) |
 //! | live | [`Client::connect`] gives a [`Session`] to act and [`Events`] to listen |
@@ -48,6 +49,7 @@
 //!
 //! - Messages of one conversation come as [`Event::Message`] once each, in the order of `seq`, the
 //!   ones sent by this very session included, whatever the network loses, repeats or delays.
+//! - Changes of groups come as [`Event::GroupChange`] in one order with them, once each.
 //! - Messages handed to [`Session::send`] arrive once each, and those of one conversation in the order
 //!   of the calls, however often the connection breaks. [`OutgoingState::Sent`] is final.
 //! - It connects again by itself, with growing random waits, and ends only when the server says that
@@ -77,6 +79,7 @@ mod connection;
 mod conversations;
 mod driver;
 mod error;
+mod groups;
 mod history;
 mod ids;
 mod inbox;
@@ -94,8 +97,10 @@ pub use cache::SqliteCache;
 pub use cache::{Batch, Cache, Head, Stored, Unsent};
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result, ServerError};
+pub use groups::{Changed, GroupUpdate, Groups, Joined, NewGroup};
 pub use model::{
-    ErrorReason, Message, Receipt, SendStatus, Tick, direct_conversation_id, direct_peer,
+    Draft, ErrorReason, GroupChange, Message, Receipt, SendStatus, Tick, direct_conversation_id,
+    direct_peer, group_conversation_id, group_of,
 };
 pub use session::{Event, Events, Options, Outgoing, OutgoingState, Session, SessionState, Start};
 pub use stats::Stats;

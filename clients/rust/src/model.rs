@@ -2,10 +2,17 @@
 
 pub use proto::{
     error::v1::ErrorReason,
+    groups::v1::{
+        Group, GroupSettings, HistoryAccess, Invitation, JoinRequest,
+        ListGroupsResponse as GroupsPage, ListJoinRequestsResponse as JoinRequestsPage,
+        ListMembersResponse as MembersPage, Member, Role,
+    },
     messaging::v1::{
-        Conversation, Event as RawEvent, EventPage, EventRange, ListChangesResponse as ChangesPage,
-        ListConversationsResponse as ConversationsPage, MemberMarks, MessagePage, MessageRange,
-        Order, Preview, ProfileSnippet, SessionLimits, ShownMessage, Watermark,
+        ChangedMember, Conversation, Event as RawEvent, EventPage, EventRange, GroupChangeKind,
+        GroupSnippet, ListChangesResponse as ChangesPage,
+        ListConversationsResponse as ConversationsPage, ListReceiptsResponse as ReceiptsPage,
+        MemberMarks, MessagePage, MessageRange, Order, Preview, ProfileSnippet, SessionLimits,
+        ShownMessage, Watermark,
     },
     presence::v1::Presence,
     profile::v1::{Device, Profile, SearchProfilesResponse as ProfilesPage},
@@ -30,6 +37,10 @@ pub struct Message {
     pub message_id: String,
     /// What was said.
     pub text: String,
+    /// Users who are mentioned.
+    pub mentioned_user_ids: Vec<String>,
+    /// All members are mentioned.
+    pub mentions_all: bool,
 }
 
 impl Message {
@@ -41,9 +52,11 @@ impl Message {
         }
     }
 
-    /// The message in an event; `None` for a kind of event that this version does not know.
+    /// The message in an event; `None` for an event of another kind.
     pub fn from_event(event: RawEvent) -> Option<Self> {
-        let event::Kind::Message(message) = event.kind?;
+        let event::Kind::Message(message) = event.kind? else {
+            return None;
+        };
         Some(Self {
             conversation_id: event.conversation_id,
             seq: event.seq,
@@ -52,7 +65,189 @@ impl Message {
             sender_id: event.sender_id,
             message_id: message.message_id,
             text: message.text,
+            mentioned_user_ids: message.mentioned_user_ids,
+            mentions_all: message.mentions_all,
         })
+    }
+
+    /// The message as a page of messages shows it.
+    pub fn from_shown(conversation_id: &str, shown: ShownMessage) -> Self {
+        Self {
+            conversation_id: conversation_id.to_owned(),
+            seq: shown.seq,
+            message_index: shown.message_index,
+            time_unix_ms: shown.time_unix_ms,
+            sender_id: shown.sender_id,
+            message_id: shown.message_id,
+            text: shown.text,
+            mentioned_user_ids: shown.mentioned_user_ids,
+            mentions_all: shown.mentions_all,
+        }
+    }
+
+    /// Whether the message mentions this user.
+    pub fn mentions(&self, user_id: &str) -> bool {
+        self.mentions_all || self.mentioned_user_ids.iter().any(|id| id == user_id)
+    }
+}
+
+/// What is to be said: a text, and in a group who is mentioned. Made from a text by `into`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Draft {
+    /// 1 to 700 Unicode scalar values, without U+0000.
+    pub text: String,
+    /// Members of the group who are mentioned; at most 50.
+    pub mentioned_user_ids: Vec<String>,
+    /// All members of the group are mentioned; for its admins.
+    pub mentions_all: bool,
+}
+
+impl Draft {
+    /// A text that mentions nobody.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Mentions a member of the group; once is enough.
+    #[must_use]
+    pub fn mention(mut self, user_id: impl Into<String>) -> Self {
+        let user_id = user_id.into();
+        if !self.mentioned_user_ids.contains(&user_id) {
+            self.mentioned_user_ids.push(user_id);
+        }
+        self
+    }
+
+    /// Mentions all members of the group.
+    #[must_use]
+    pub fn mention_all(mut self) -> Self {
+        self.mentions_all = true;
+        self
+    }
+}
+
+impl From<String> for Draft {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<&String> for Draft {
+    fn from(text: &String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<&str> for Draft {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+/// A change of a group, in one order with the messages of its conversation. It counts as nothing
+/// unread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupChange {
+    /// The conversation of the group.
+    pub conversation_id: String,
+    /// Its place among the events of the conversation.
+    pub seq: u64,
+    /// That of the last message before it.
+    pub message_index: u64,
+    /// When the server took it; milliseconds since 1970, by the server's clock.
+    pub time_unix_ms: i64,
+    /// Who changed the group.
+    pub actor_id: String,
+    /// The version that the group is at with it: one more than before.
+    pub version: u64,
+    /// What happened; never `Unspecified`.
+    pub kind: GroupChangeKind,
+    /// Those whose membership or role it changed, as they are after it.
+    pub members: Vec<ChangedMember>,
+    /// The new name, if it changed.
+    pub name: Option<String>,
+    /// The new description, if it changed.
+    pub description: Option<String>,
+    /// The new picture, if it changed.
+    pub picture: Option<String>,
+    /// Whether only admins send after it.
+    pub announcement: bool,
+    /// Members after it.
+    pub member_count: u32,
+}
+
+impl GroupChange {
+    /// What [`crate::Session::mark_read`] takes after the user has seen this change.
+    pub fn watermark(&self) -> Watermark {
+        Watermark {
+            seq: self.seq,
+            message_index: self.message_index,
+        }
+    }
+
+    /// The group that it is of.
+    pub fn group_id(&self) -> &str {
+        group_of(&self.conversation_id).unwrap_or_default()
+    }
+
+    /// What the user is after it, if it changed that; [`Role::Unspecified`] = not a member any more.
+    pub fn role_of(&self, user_id: &str) -> Option<Role> {
+        let changed = self
+            .members
+            .iter()
+            .find(|member| member.user_id == user_id)?;
+        let role = i32::try_from(changed.role).unwrap_or(0);
+        Some(Role::try_from(role).unwrap_or(Role::Member))
+    }
+
+    /// The change in an event; `None` for another kind of event, or of change, than this version
+    /// knows.
+    pub fn from_event(event: RawEvent) -> Option<Self> {
+        let event::Kind::GroupChange(change) = event.kind? else {
+            return None;
+        };
+        let kind = change.kind();
+        (kind != GroupChangeKind::Unspecified).then_some(Self {
+            conversation_id: event.conversation_id,
+            seq: event.seq,
+            message_index: event.message_index,
+            time_unix_ms: event.time_unix_ms,
+            actor_id: event.sender_id,
+            version: change.version,
+            kind,
+            members: change.members,
+            name: change.name,
+            description: change.description,
+            picture: change.picture,
+            announcement: change.announcement,
+            member_count: change.member_count,
+        })
+    }
+
+    /// The event that it came in.
+    pub fn into_event(self) -> RawEvent {
+        RawEvent {
+            conversation_id: self.conversation_id,
+            seq: self.seq,
+            message_index: self.message_index,
+            time_unix_ms: self.time_unix_ms,
+            sender_id: self.actor_id,
+            kind: Some(event::Kind::GroupChange(
+                proto::messaging::v1::GroupChange {
+                    version: self.version,
+                    kind: self.kind.into(),
+                    members: self.members,
+                    name: self.name,
+                    description: self.description,
+                    picture: self.picture,
+                    announcement: self.announcement,
+                    member_count: self.member_count,
+                },
+            )),
+        }
     }
 }
 
@@ -127,4 +322,14 @@ pub fn direct_peer<'a>(conversation_id: &'a str, own_user_id: &str) -> Option<&'
     } else {
         None
     }
+}
+
+/// The id of the conversation of a group.
+pub fn group_conversation_id(group_id: &str) -> String {
+    format!("g:{}", group_id.to_ascii_lowercase())
+}
+
+/// The group of a conversation; `None` for a direct one.
+pub fn group_of(conversation_id: &str) -> Option<&str> {
+    conversation_id.strip_prefix("g:")
 }

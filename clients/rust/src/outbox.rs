@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::{
     backoff::Backoff,
     error::{Error, ErrorKind},
-    model::ErrorReason,
+    model::{Draft, ErrorReason},
 };
 
 /// The first bound of the wait before an unknown or refused send is tried again, and the largest.
@@ -25,7 +25,7 @@ const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::
 #[derive(Debug)]
 pub(crate) struct Entry<T> {
     pub(crate) message_id: String,
-    pub(crate) text: String,
+    pub(crate) draft: Draft,
     pub(crate) tag: T,
     /// Its place among all messages that were queued.
     queued_as: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Outbound {
     pub(crate) request_id: u64,
     pub(crate) conversation_id: String,
     pub(crate) message_id: String,
-    pub(crate) text: String,
+    pub(crate) draft: Draft,
 }
 
 /// What an error means for its message.
@@ -127,12 +127,12 @@ impl<T> Outbox<T> {
         &mut self,
         conversation_id: &str,
         message_id: String,
-        text: String,
+        draft: impl Into<Draft>,
         tag: T,
     ) {
         let entry = Entry {
             message_id,
-            text,
+            draft: draft.into(),
             tag,
             queued_as: self.next_queued_as,
             request_id: None,
@@ -197,7 +197,7 @@ impl<T> Outbox<T> {
                 request_id,
                 conversation_id: conversation_id.clone(),
                 message_id: entry.message_id.clone(),
-                text: entry.text.clone(),
+                draft: entry.draft.clone(),
             };
             self.next_request_id += 1;
             self.requests.insert(request_id, conversation_id.clone());

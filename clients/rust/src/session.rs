@@ -9,7 +9,7 @@ use crate::{
     client::Client,
     driver,
     error::{Error, Result},
-    model::{Conversation, MemberMarks, Message, Receipt, Watermark},
+    model::{Conversation, Draft, GroupChange, MemberMarks, Message, Receipt, Watermark},
     stats::{Counters, Stats},
 };
 
@@ -150,8 +150,11 @@ pub enum Event {
     /// A message: each one of a conversation once, in the order of seq, whoever sent it and from
     /// whichever device, this one included.
     Message(Message),
-    /// The row of a conversation changed: unread count, preview, own marks. `peer` is set only in
-    /// rows that were asked for, and absent in those that were pushed.
+    /// A change of a group, in the order of seq with the messages of its conversation, and once like
+    /// them. Nothing comes after the one by which the user left, until the one by which he joins again.
+    GroupChange(Box<GroupChange>),
+    /// The row of a conversation changed: unread count, preview, own marks. `peer` and `group`
+    /// are set only in rows that were asked for, and absent in those that were pushed.
     Conversation(Box<Conversation>),
     /// Marks of members have grown: the ticks of own messages, see [`crate::Tick`].
     Marks {
@@ -277,7 +280,7 @@ impl futures_util::Stream for Events {
 pub(crate) enum Command {
     Send {
         conversation_id: String,
-        text: String,
+        draft: Draft,
         reply: oneshot::Sender<Result<Outgoing>>,
     },
     MarkRead {
@@ -333,20 +336,20 @@ impl Session {
         &self.client
     }
 
-    /// Queues a message. It is sent as soon as there is a connection, in the order of the calls for
+    /// Queues a message: a text, or a [`Draft`] that mentions members of a group. It is sent as soon as there is a connection, in the order of the calls for
     /// one conversation, and again under the same name until there is a definite answer.
     ///
     /// Returns when the message is queued, with a cache durably. Refused at once: an empty or too
-    /// long text, U+0000, and [`Error::QueueFull`].
+    /// long text, U+0000, too many mentions, and [`Error::QueueFull`].
     pub async fn send(
         &self,
         conversation_id: impl Into<String>,
-        text: impl Into<String>,
+        draft: impl Into<Draft>,
     ) -> Result<Outgoing> {
-        let (conversation_id, text) = (conversation_id.into(), text.into());
+        let (conversation_id, draft) = (conversation_id.into(), draft.into());
         self.ask(|reply| Command::Send {
             conversation_id,
-            text,
+            draft,
             reply,
         })
         .await?

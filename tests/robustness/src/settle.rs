@@ -234,15 +234,9 @@ async fn all_messages(
             .next()
             .context("an answer without a page")?;
         contents.extend(page.messages.into_iter().map(|shown| {
-            stage.recorder.content(&Message {
-                conversation_id: conversation_id.to_owned(),
-                seq: shown.seq,
-                message_index: shown.message_index,
-                time_unix_ms: shown.time_unix_ms,
-                sender_id: shown.sender_id,
-                message_id: shown.message_id,
-                text: shown.text,
-            })
+            stage
+                .recorder
+                .content(&Message::from_shown(conversation_id, shown))
         }));
         if !page.more || page.from_message_index <= 1 {
             contents.reverse();

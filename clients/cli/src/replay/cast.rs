@@ -9,7 +9,8 @@ use anyhow::{Context, anyhow};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::ProgressBar;
 use messenger_client::{
-    Client, Error, ErrorReason, Event, Events, LogIn, Message, NewAccount, Options, Session,
+    Client, Error, ErrorReason, Event, Events, GroupChange, LogIn, Message, NewAccount, Options,
+    Session, group_of,
 };
 use tokio::sync::watch;
 
@@ -39,10 +40,18 @@ pub(crate) struct Seat {
     pub(crate) heard: Arc<Heard>,
 }
 
+/// An event of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Held {
+    Message(Message),
+    Change(GroupChange),
+}
+
 /// What a session has told.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     messages: Mutex<Vec<Message>>,
+    timeline: Mutex<Vec<Held>>,
     pub(crate) disconnects: AtomicU64,
     closed: Mutex<Option<Error>>,
     /// What there was when the session opened has been told, or it has ended.
@@ -50,9 +59,14 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    /// The messages, in the order in which they were told.
+    /// The messages that are not of groups, in the order in which they were told.
     pub(crate) fn messages(&self) -> MutexGuard<'_, Vec<Message>> {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The events of groups, in the order in which they were told.
+    pub(crate) fn timeline(&self) -> MutexGuard<'_, Vec<Held>> {
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why the session has ended, if it has.
@@ -67,7 +81,11 @@ impl Heard {
     async fn listen(self: Arc<Self>, mut events: Events) {
         while let Some(event) = events.next().await {
             match event {
+                Event::Message(message) if group_of(&message.conversation_id).is_some() => {
+                    self.timeline().push(Held::Message(message));
+                }
                 Event::Message(message) => self.messages().push(message),
+                Event::GroupChange(change) => self.timeline().push(Held::Change(*change)),
                 Event::CaughtUp { .. } => drop(self.has_settled.send_replace(true)),
                 Event::Disconnected { .. } => {
                     self.disconnects.fetch_add(1, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 /// Larger files are refused; the logs of the corpus have about 100 KB.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How the name of a log ends, and that of its annotation.
-const LOG_SUFFIX: &str = ".raw.txt";
+pub(crate) const LOG_SUFFIX: &str = ".raw.txt";
 const ANNOTATION_SUFFIX: &str = ".annotation.txt";
 
 /// One line of a log.
@@ -65,7 +65,7 @@ fn annotation_path(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     let shown = || format!("cannot read {}", path.display());
     let size = fs::metadata(path).with_context(shown)?.len();
     if size > FILE_BYTES_MAX {
@@ -74,17 +74,18 @@ fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(shown)
 }
 
-/// Lines end with LF only: what other characters may end a line in Unicode stand inside of texts.
 fn parse_lines(bytes: &[u8]) -> Vec<Line> {
     let text = String::from_utf8_lossy(bytes);
-    text.strip_suffix('\n')
-        .unwrap_or(&text)
-        .split('\n')
-        .map(|line| parse_line(line.strip_suffix('\r').unwrap_or(line)))
-        .collect()
+    raw_lines(&text).map(parse_line).collect()
 }
 
-fn parse_line(line: &str) -> Line {
+/// Lines end with LF only: what other characters may end a line in Unicode stand inside of texts.
+pub(crate) fn raw_lines(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
+    lines.map(|line| line.strip_suffix('\r').unwrap_or(line))
+}
+
+pub(crate) fn parse_line(line: &str) -> Line {
     parse_said(line).unwrap_or(Line::System)
 }
 

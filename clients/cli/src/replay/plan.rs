@@ -91,7 +91,7 @@ impl Plan {
     }
 }
 
-fn add_speaker(speakers: &mut Vec<Speaker>, nick: &str, run: &str) -> usize {
+pub(crate) fn add_speaker(speakers: &mut Vec<Speaker>, nick: &str, run: &str) -> usize {
     let place = speakers.len();
     speakers.push(Speaker {
         username: username(nick, run, place),

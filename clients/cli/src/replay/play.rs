@@ -16,12 +16,12 @@ use crate::args::Speed;
 
 /// Messages that wait for their acks, over all accounts: enough to keep a server busy, and few
 /// enough that the waits measured are the server's.
-const IN_FLIGHT_MAX: usize = 128;
+pub(crate) const IN_FLIGHT_MAX: usize = 128;
 /// How long the sessions may stay without a new message before those that are missing are given up:
 /// longer than a reconnect with its back-off.
-const STANDSTILL_MAX: Duration = Duration::from_secs(60);
+pub(crate) const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked at what has come.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// A message that was handed to a session.
 #[derive(Debug, Clone)]
@@ -85,7 +85,7 @@ pub(crate) async fn play(
     Ok(sent)
 }
 
-fn pace(speed: Speed) -> Option<tokio::time::Interval> {
+pub(crate) fn pace(speed: Speed) -> Option<tokio::time::Interval> {
     let Speed::PerSecond(rate) = speed else {
         return None;
     };
@@ -104,7 +104,7 @@ fn seat_of(conversation_id: &str, seats: usize) -> usize {
     usize::try_from(hasher.finish() % seats.max(1) as u64).unwrap_or(0)
 }
 
-async fn wait_for_ack(mut outgoing: Outgoing) -> Option<Receipt> {
+pub(crate) async fn wait_for_ack(mut outgoing: Outgoing) -> Option<Receipt> {
     tokio::time::timeout(AWAY_MAX, outgoing.sent())
         .await
         .ok()?

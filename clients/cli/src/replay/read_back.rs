@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Events of a page: small, so that paging is used.
-const EVENTS_PAGE: i32 = 50;
+pub(crate) const EVENTS_PAGE: i32 = 50;
 /// Messages of a page.
 const MESSAGES_PAGE: i32 = 20;
 /// Conversations that one call reads of.
@@ -31,9 +31,9 @@ const RANGES_MAX: usize = 100;
 /// Conversations of a page of the list.
 const LIST_PAGE: i32 = 20;
 /// The list follows the acks: how long it may take to be exact.
-const LIST_DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const LIST_DEADLINE: Duration = Duration::from_secs(15);
 /// How often it is asked for until then.
-const LIST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LIST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What was read back of all accounts.
 #[derive(Debug, Default)]
@@ -113,7 +113,7 @@ async fn exact_list(
     }
 }
 
-async fn whole_list(client: &Client) -> anyhow::Result<(Vec<Conversation>, u64)> {
+pub(crate) async fn whole_list(client: &Client) -> anyhow::Result<(Vec<Conversation>, u64)> {
     let (mut list, mut page_token) = (Vec::new(), String::new());
     loop {
         let page = patiently(|| client.list_conversations(LIST_PAGE, &page_token, 0)).await?;
@@ -205,15 +205,8 @@ async fn all_messages(client: &Client, ids: &[&str]) -> anyhow::Result<Vec<Messa
                 "pages of messages do not come to an end"
             );
             (before, as_of_seq) = (page.from_message_index, page.as_of_seq);
-            messages.extend(page.messages.into_iter().map(|message| Message {
-                conversation_id: (*id).to_owned(),
-                seq: message.seq,
-                message_index: message.message_index,
-                time_unix_ms: message.time_unix_ms,
-                sender_id: message.sender_id,
-                message_id: message.message_id,
-                text: message.text,
-            }));
+            let shown = page.messages.into_iter();
+            messages.extend(shown.map(|message| Message::from_shown(id, message)));
             if is_end {
                 break;
             }

@@ -143,7 +143,7 @@ impl Report {
 }
 
 /// Of sorted times; 0 if there are none.
-fn percentile_ms(sorted: &[Duration], percent: usize) -> f64 {
+pub(crate) fn percentile_ms(sorted: &[Duration], percent: usize) -> f64 {
     let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     let time = sorted.get(place).copied().unwrap_or_default();
     (time.as_secs_f64() * 1e6).round() / 1e3

@@ -19,7 +19,7 @@ use rusqlite_migration::{M, Migrations};
 use super::{Batch, Cache, Head, Stored, Unsent};
 use crate::{
     error::{Error, Result},
-    model::{Conversation, MemberMarks, Message, Watermark},
+    model::{Conversation, Draft, GroupChange, MemberMarks, Message, RawEvent, Watermark},
 };
 
 mod write;
@@ -87,7 +87,7 @@ fn open(path: &PathBuf) -> Result<Connection> {
     connection
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;
-    Migrations::new(vec![M::up(write::SCHEMA)])
+    Migrations::new(vec![M::up(write::SCHEMA), M::up(write::GROUPS)])
         .to_latest(&mut connection)
         .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))?;
     Ok(connection)
@@ -162,11 +162,12 @@ impl Cache for SqliteCache {
         let limit = limit.min(PAGE_MAX);
         self.run(move |connection| {
             let mut select = connection.prepare_cached(
-                "SELECT seq, message_index, time_unix_ms, sender_id, message_id, text
+                "SELECT seq, message_index, time_unix_ms, sender_id, message_id, text, mentions
                  FROM messages WHERE conversation_id = ?1 AND message_index < ?2
                  ORDER BY message_index DESC LIMIT ?3",
             )?;
             let rows = select.query_map(params![id, before, limit as i64], |row| {
+                let (mentioned_user_ids, mentions_all) = mentions(row.get(6)?);
                 Ok(Message {
                     conversation_id: id.clone(),
                     seq: from_sql(row.get(0)?),
@@ -175,9 +176,39 @@ impl Cache for SqliteCache {
                     sender_id: row.get(3)?,
                     message_id: row.get(4)?,
                     text: row.get(5)?,
+                    mentioned_user_ids,
+                    mentions_all,
                 })
             })?;
             rows.collect()
+        })
+        .await
+    }
+
+    async fn group_changes(
+        &self,
+        conversation_id: &str,
+        before_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<GroupChange>> {
+        let id = conversation_id.to_owned();
+        let before = match before_seq {
+            0 => i64::MAX,
+            before => to_sql(before),
+        };
+        let limit = limit.min(PAGE_MAX);
+        self.run(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT event FROM group_changes WHERE conversation_id = ?1 AND seq < ?2
+                 ORDER BY version DESC LIMIT ?3",
+            )?;
+            let blobs = select
+                .query_map(params![id, before, limit as i64], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<Vec<u8>>>>()?;
+            let events = blobs
+                .iter()
+                .filter_map(|blob| RawEvent::decode(blob.as_slice()).ok());
+            Ok(events.filter_map(GroupChange::from_event).collect())
         })
         .await
     }
@@ -207,12 +238,17 @@ fn load(transaction: &Transaction<'_>, heads_max: usize) -> rusqlite::Result<Sto
         .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let unsent = transaction
-        .prepare("SELECT conversation_id, message_id, text FROM unsent ORDER BY queued")?
+        .prepare("SELECT conversation_id, message_id, text, mentions FROM unsent ORDER BY queued")?
         .query_map([], |row| {
+            let (mentioned_user_ids, mentions_all) = mentions(row.get(3)?);
             Ok(Unsent {
                 conversation_id: row.get(0)?,
                 message_id: row.get(1)?,
-                text: row.get(2)?,
+                draft: Draft {
+                    text: row.get(2)?,
+                    mentioned_user_ids,
+                    mentions_all,
+                },
             })
         })?
         .collect::<rusqlite::Result<_>>()?;
@@ -305,6 +341,15 @@ fn head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
         seq: from_sql(row.get(1)?),
         last_event: watermark(row.get(2)?, row.get(3)?),
     })
+}
+
+/// What [`write::mentions`] has made of them.
+fn mentions(column: Option<String>) -> (Vec<String>, bool) {
+    let column = column.unwrap_or_default();
+    let words = column.split_whitespace();
+    let user_ids = words.filter(|word| *word != write::ALL).map(str::to_owned);
+    let all = column.split_whitespace().any(|word| word == write::ALL);
+    (user_ids.collect(), all)
 }
 
 fn watermark(seq: i64, message_index: i64) -> Watermark {

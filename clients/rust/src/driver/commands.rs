@@ -6,14 +6,18 @@ use super::Driver;
 use crate::{
     cache::Unsent,
     error::{Error, Result},
-    model::{ErrorReason, SessionLimits, Watermark},
+    model::{Draft, ErrorReason, SessionLimits, Watermark},
     session::{Command, Outgoing, OutgoingState},
 };
 
 /// Bytes of a ClientFrame before the server has said its limit.
 const FRAME_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of a send besides its text: ids, numbers, tags, with room.
-const SEND_OVERHEAD_BYTES: usize = 512;
+/// Bytes of a send besides its text: ids, numbers, tags, 50 mentions of 38 bytes, with room.
+const SEND_OVERHEAD_BYTES: usize = 2_560;
+/// Users that a message may mention (`send.mentioned_user_ids`).
+const MENTIONS_MAX: usize = 50;
+/// Bytes of a user id: a UUID in text has 36; another one is refused by the server anyway.
+const USER_ID_BYTES_MAX: usize = 64;
 /// Bytes of a conversation id: a direct one has 75.
 const CONVERSATION_ID_BYTES_MAX: usize = 256;
 
@@ -22,10 +26,10 @@ impl Driver {
         match command {
             Command::Send {
                 conversation_id,
-                text,
+                draft,
                 reply,
             } => {
-                let queued = self.queue(conversation_id, text);
+                let queued = self.queue(conversation_id, draft);
                 // Whoever asked may have gone away; the message is queued all the same.
                 self.afterwards.push(Box::new(move || {
                     let _ = reply.send(queued);
@@ -62,12 +66,12 @@ impl Driver {
         }
     }
 
-    fn queue(&mut self, conversation_id: String, text: String) -> Result<Outgoing> {
+    fn queue(&mut self, conversation_id: String, draft: Draft) -> Result<Outgoing> {
         if self.closing.is_some() {
             return Err(Error::Closed);
         }
         self.check_conversation_id(&conversation_id)?;
-        check_text(self.limits, &text)?;
+        check_draft(self.limits, &draft)?;
         if !self.outbox.has_room() {
             return Err(Error::QueueFull);
         }
@@ -76,12 +80,12 @@ impl Driver {
             self.batch.queued.push(Unsent {
                 conversation_id: conversation_id.clone(),
                 message_id: message_id.clone(),
-                text: text.clone(),
+                draft: draft.clone(),
             });
         }
         let (tag, state) = watch::channel(OutgoingState::Queued);
         self.outbox
-            .queue(&conversation_id, message_id.clone(), text, tag);
+            .queue(&conversation_id, message_id.clone(), draft, tag);
         Ok(Outgoing {
             conversation_id,
             message_id,
@@ -110,9 +114,22 @@ impl Driver {
     }
 }
 
+/// What the server would refuse in any case, of a text and of mentions.
+pub(super) fn check_draft(limits: Option<SessionLimits>, draft: &Draft) -> Result<()> {
+    let ids = &draft.mentioned_user_ids;
+    let (reason, message) = if ids.len() > MENTIONS_MAX {
+        (ErrorReason::FieldOutOfRange, "are too many")
+    } else if ids.iter().any(|id| id.len() > USER_ID_BYTES_MAX) {
+        (ErrorReason::FieldMalformed, "are no user ids")
+    } else {
+        return check_text(limits, &draft.text);
+    };
+    Err(Error::argument(reason, "send.mentioned_user_ids", message))
+}
+
 /// What the server would refuse in any case: it takes no place in the queue, and one that is too
 /// large does not end the session again and again.
-pub(super) fn check_text(limits: Option<SessionLimits>, text: &str) -> Result<()> {
+fn check_text(limits: Option<SessionLimits>, text: &str) -> Result<()> {
     let limits = limits.unwrap_or_default();
     let chars_max = match limits.text_chars_max {
         0 => usize::MAX,

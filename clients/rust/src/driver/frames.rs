@@ -8,7 +8,7 @@ use proto::messaging::v1::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Driver, Link, commands::check_text};
+use super::{Driver, Link, commands::check_draft};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
@@ -148,7 +148,9 @@ impl Driver {
                 sender_id: self.user_id.to_string(),
                 kind: Some(Kind::Message(Message {
                     message_id: entry.message_id.clone(),
-                    text: entry.text.clone(),
+                    text: entry.draft.text.clone(),
+                    mentioned_user_ids: entry.draft.mentioned_user_ids.clone(),
+                    mentions_all: entry.draft.mentions_all,
                 })),
             };
             self.inbox.event(event, now, &mut self.out);
@@ -290,7 +292,7 @@ impl Driver {
                 break;
             };
             // Queued before this server said its limits.
-            if let Err(error) = check_text(self.limits, &send.text) {
+            if let Err(error) = check_draft(self.limits, &send.draft) {
                 refused.push((send.request_id, error));
                 continue;
             }
@@ -299,7 +301,9 @@ impl Driver {
                 traceparent: String::new(),
                 conversation_id: send.conversation_id,
                 message_id: send.message_id,
-                text: send.text,
+                text: send.draft.text,
+                mentioned_user_ids: send.draft.mentioned_user_ids,
+                mentions_all: send.draft.mentions_all,
             });
             connection.write(send.request_id, frame, now);
         }

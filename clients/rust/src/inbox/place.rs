@@ -39,6 +39,10 @@ pub(super) struct Place {
     pub(super) last_event: Watermark,
     /// The last event that is known to exist.
     pub(super) target: u64,
+    /// The last event that was heard of one by one: by push, or by an ack. Only members hear so.
+    pub(super) heard: u64,
+    /// The user has left the group: nothing after this event is for him, and none is asked for.
+    pub(super) end: Option<u64>,
     /// Events that wait for those before them.
     pub(super) early: BTreeMap<u64, RawEvent>,
     /// Where the conversation begins is not known yet, see `Unknown::Listing`.
@@ -68,6 +72,8 @@ impl Place {
             seq,
             last_event,
             target: seq,
+            heard: 0,
+            end: None,
             early: BTreeMap::new(),
             undecided: false,
             first_heard: u64::MAX,
@@ -98,6 +104,29 @@ impl Place {
         } else {
             self.seq = last.seq;
             self.last_event = last;
+        }
+    }
+
+    /// An event was heard of. If it comes after the user has left, he is in the group again.
+    pub(super) fn hear(&mut self, seq: u64) {
+        self.heard = self.heard.max(seq);
+        self.end = self.end.filter(|end| seq <= *end);
+        self.aim(seq);
+    }
+
+    /// An event is known to exist.
+    pub(super) fn aim(&mut self, seq: u64) {
+        let seq = self.end.map_or(seq, |end| seq.min(end));
+        self.target = self.target.max(seq);
+    }
+
+    /// A newer row says whether the user has left, and where the conversation ends for him. The event of
+    /// a later joining may have come before the row of the leaving.
+    pub(super) fn leave_or_stay(&mut self, left: bool, last_seq: u64) {
+        self.end = (left && self.heard <= last_seq).then_some(last_seq);
+        if self.end.is_some() {
+            // What was taken for missing was not for this user.
+            self.target = last_seq.max(self.seq);
         }
     }
 

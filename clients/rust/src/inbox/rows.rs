@@ -49,9 +49,9 @@ impl Inbox {
             // What was heard before the row came is told; what is older is history.
             place.decide(last);
         }
-        place.target = place.target.max(row.last_seq);
         if row.version > place.row_version || is_new {
             place.row_version = row.version;
+            place.leave_or_stay(row.left, row.last_seq);
             let own_mark = row.own_marks.as_ref();
             if own_mark.is_some_and(|own| place.lacks_delivery(own, self.session)) {
                 self.undelivered.insert(id.clone());
@@ -62,6 +62,9 @@ impl Inbox {
             if !is_new && !grown.is_empty() {
                 out.push(Output::Marks(id.clone(), grown));
             }
+        }
+        if let Some(place) = self.places.get_mut(&id) {
+            place.aim(last.seq);
         }
         self.advance(&id, 0, fetch_at, out);
     }

@@ -1,12 +1,16 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use proto::messaging::v1::{Message, event::Kind};
+use proto::messaging::v1::{GroupChange, GroupChangeKind, Message, event::Kind};
 
 use super::*;
 
+mod cases;
+
 const ME: &str = "me";
 const CONVERSATIONS: usize = 4;
+/// The conversation that is a group's: the user leaves it and joins it again.
+const GROUP: usize = 2;
 
 fn event(conversation: usize, seq: u64) -> RawEvent {
     RawEvent {
@@ -17,9 +21,25 @@ fn event(conversation: usize, seq: u64) -> RawEvent {
         sender_id: if seq.is_multiple_of(3) { ME } else { "peer" }.to_owned(),
         kind: Some(Kind::Message(Message {
             message_id: format!("{conversation}-{seq}"),
-            text: String::new(),
+            ..Message::default()
         })),
     }
+}
+
+/// A change of the group; half of them are of a kind that this version does not know.
+fn change(seq: u64) -> RawEvent {
+    let mut event = event(GROUP, seq);
+    event.kind = Some(Kind::GroupChange(GroupChange {
+        version: seq,
+        kind: (if seq.is_multiple_of(2) {
+            GroupChangeKind::Added
+        } else {
+            GroupChangeKind::Unspecified
+        })
+        .into(),
+        ..GroupChange::default()
+    }));
+    event
 }
 
 fn row(conversation: usize, version: u64, last_seq: u64) -> Conversation {
@@ -38,14 +58,59 @@ struct Server {
     /// By version - 1: the conversation that got an event.
     changes: Vec<usize>,
     heads: [u64; CONVERSATIONS],
+    /// Seqs of the group that are changes of it: leavings and joinings in turn.
+    turns: Vec<u64>,
 }
 
 impl Server {
-    fn append(&mut self, conversation: usize) -> (RawEvent, u64) {
+    /// A message, or a turn of the user's membership. `None` if the user does not get it.
+    fn append(&mut self, conversation: usize, turn: bool) -> Option<(RawEvent, u64)> {
+        let was_member = self.is_member();
         self.heads[conversation] += 1;
+        let seq = self.heads[conversation];
+        if conversation != GROUP {
+            self.changes.push(conversation);
+            return Some((event(conversation, seq), self.version()));
+        }
+        if turn {
+            self.turns.push(seq);
+        }
+        if !was_member && !turn {
+            return None;
+        }
         self.changes.push(conversation);
-        let event = event(conversation, self.heads[conversation]);
-        (event, self.version())
+        Some((self.event(conversation, seq), self.version()))
+    }
+
+    fn is_member(&self) -> bool {
+        self.turns.len().is_multiple_of(2)
+    }
+
+    fn event(&self, conversation: usize, seq: u64) -> RawEvent {
+        match conversation == GROUP && self.turns.contains(&seq) {
+            true => change(seq),
+            false => event(conversation, seq),
+        }
+    }
+
+    /// Whether the user was a member at this place; leaving and joining are the last and the first
+    /// event of a stretch.
+    fn is_visible(&self, conversation: usize, seq: u64) -> bool {
+        let turns_before = self.turns.iter().filter(|turn| **turn < seq).count();
+        conversation != GROUP || turns_before.is_multiple_of(2) || self.turns.contains(&seq)
+    }
+
+    /// The row as it is now.
+    fn row(&self, conversation: usize, version: u64) -> Conversation {
+        let left = conversation == GROUP && !self.is_member();
+        let last = match self.turns.last() {
+            Some(turn) if left => *turn,
+            _ => self.heads[conversation],
+        };
+        Conversation {
+            left,
+            ..row(conversation, version, last)
+        }
     }
 
     fn version(&self) -> u64 {
@@ -71,7 +136,7 @@ impl Server {
         let rows: Vec<_> = last
             .iter()
             .take(size)
-            .map(|(version, c)| row(*c, *version, self.heads[*c]))
+            .map(|(version, c)| self.row(*c, *version))
             .collect();
         let version = match rows.last() {
             Some(row) if more => row.version,
@@ -96,8 +161,8 @@ impl Server {
             from_seq: fetch.after_seq + 1,
             to_seq,
             events: (fetch.after_seq + 1..=to_seq)
-                .filter(|seq| !Self::is_gone(*seq))
-                .map(|seq| event(conversation, seq))
+                .filter(|seq| !Self::is_gone(*seq) && self.is_visible(conversation, *seq))
+                .map(|seq| self.event(conversation, seq))
                 .collect(),
             last_seq,
             more: to_seq < last_seq,
@@ -109,6 +174,8 @@ impl Server {
 enum Step {
     /// An event happens; the pushes of it and of its row get lost or not.
     Append(usize, bool, bool),
+    /// The user leaves the group, or joins it again.
+    Turn(bool, bool),
     /// One of the pushes that are on their way arrives, and may stay to arrive again.
     Arrive(usize, bool),
     Heartbeat,
@@ -123,6 +190,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0..CONVERSATIONS, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
             .prop_map(|(c, a, b)| Step::Append(c, a, b)),
+        2 => (prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(a, b)| Step::Turn(a, b)),
         10 => (0..8_usize, prop::bool::weighted(0.2)).prop_map(|(i, b)| Step::Arrive(i, b)),
         2 => Just(Step::Heartbeat),
         1 => Just(Step::Lagging),
@@ -157,7 +226,7 @@ impl World {
     fn new(history: usize, start: Option<u64>) -> Self {
         let mut server = Server::default();
         for n in 0..history {
-            server.append(n % (CONVERSATIONS - 1));
+            server.append(n % (CONVERSATIONS - 1), n % 5 == 4);
         }
         let mut world = Self {
             inbox: Inbox::new(ME, start, [], 100, false),
@@ -178,16 +247,9 @@ impl World {
         let mut out = Vec::new();
         match step {
             Step::Append(conversation, event_lost, row_lost) => {
-                let (event, version) = self.server.append(conversation);
-                let row = row(conversation, version, event.seq);
-                if !event_lost && !Server::is_gone(event.seq) {
-                    self.under_way.push(Push::Event(event));
-                }
-                if !row_lost {
-                    self.under_way
-                        .push(Push::Update(version - 1, Box::new(row)));
-                }
+                self.append(conversation, false, event_lost, row_lost);
             }
+            Step::Turn(event_lost, row_lost) => self.append(GROUP, true, event_lost, row_lost),
             Step::Arrive(at, again) => {
                 if at < self.under_way.len() {
                     let push = self.under_way[at].clone();
@@ -227,6 +289,20 @@ impl World {
         self.resume = self.resume.or(resume);
     }
 
+    fn append(&mut self, conversation: usize, turn: bool, event_lost: bool, row_lost: bool) {
+        let Some((event, version)) = self.server.append(conversation, turn) else {
+            return;
+        };
+        let row = self.server.row(conversation, version);
+        if !event_lost && !Server::is_gone(event.seq) {
+            self.under_way.push(Push::Event(event));
+        }
+        if !row_lost {
+            self.under_way
+                .push(Push::Update(version - 1, Box::new(row)));
+        }
+    }
+
     fn read(&mut self, size: usize, fails: bool, out: &mut Vec<Output>) {
         if let Some(asked) = self.resume.take() {
             let (rows, version, more) = self.server.list_changes(asked.after_version, size);
@@ -261,6 +337,8 @@ impl World {
                         event.seq
                     );
                     told.push(event.seq);
+                    assert!(self.server.is_visible(conversation, event.seq));
+                    assert_eq!(event, self.server.event(conversation, event.seq));
                 }
                 Output::Version(version) => {
                     assert!(self.version < Some(version));
@@ -282,7 +360,9 @@ impl World {
     fn is_told(&self, conversation: usize, head: u64) {
         let told = &self.told[conversation];
         let from = self.from[conversation];
-        let expected: Vec<_> = (from + 1..=head).filter(|s| !Server::is_gone(*s)).collect();
+        let is_due =
+            |seq: &u64| !Server::is_gone(*seq) && self.server.is_visible(conversation, *seq);
+        let expected: Vec<_> = (from + 1..=head).filter(is_due).collect();
         let told: Vec<_> = told.iter().copied().filter(|s| *s <= head).collect();
         let missing: Vec<_> = expected.iter().filter(|s| !told.contains(s)).collect();
         assert!(missing.is_empty(), "{conversation}: not told {missing:?}");
@@ -360,137 +440,11 @@ proptest! {
         }
         world.from = world.server.heads;
         world.finish();
-        for (told, head) in world.told.iter().zip(before) {
+        for (conversation, (told, head)) in world.told.iter().zip(before).enumerate() {
             prop_assert!(told.iter().all(|seq| *seq > head), "history is not news");
-            let dense = told.windows(2).all(|w| (w[0] + 1..w[1]).all(Server::is_gone));
+            let is_absent = |s| Server::is_gone(s) || !world.server.is_visible(conversation, s);
+            let dense = told.windows(2).all(|w| (w[0] + 1..w[1]).all(is_absent));
             prop_assert!(dense, "{:?}", told);
         }
     }
-}
-
-#[test]
-fn a_page_that_covers_gone_events_ends_the_asking() {
-    let now = Instant::now();
-    let mut inbox = Inbox::new(ME, Some(0), [], 100, false);
-    let mut out = Vec::new();
-    inbox.update(0, 1, vec![row(0, 1, 9)], now, &mut out);
-    let fetch = inbox.take_fetch(now + GRACE, 10).remove(0);
-    let page = EventPage {
-        conversation_id: "0".to_owned(),
-        from_seq: 1,
-        to_seq: 9,
-        last_seq: 9,
-        ..EventPage::default()
-    };
-    inbox.page(&fetch, page, now, &mut out);
-    assert!(out.contains(&Output::Version(1)));
-    assert!(inbox.take_fetch(now + 10 * RETRY_WAIT.1, 10).is_empty());
-}
-
-#[test]
-fn what_waits_for_earlier_events_is_bounded() {
-    let now = Instant::now();
-    let mut inbox = Inbox::new(ME, Some(0), [], 100, false);
-    let mut out = Vec::new();
-    for seq in (2..10_000).rev() {
-        for conversation in 0..40 {
-            inbox.event(event(conversation, seq), now, &mut out);
-        }
-    }
-    assert!(inbox.early <= EARLY_MAX);
-    assert!(out.is_empty());
-}
-
-#[test]
-fn places_are_forgotten_above_the_limit_but_none_that_lacks_something() {
-    let now = Instant::now();
-    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
-    let mut out = Vec::new();
-    inbox.event(event(0, 2), now, &mut out);
-    for conversation in 1..1_000 {
-        // Told by myself: nothing to acknowledge.
-        inbox.event(event(conversation, 1), now, &mut out);
-        while inbox.take_undelivered().is_some() {}
-    }
-    assert!(inbox.places.len() <= 10);
-    assert!(inbox.knows("0"));
-}
-
-#[test]
-fn an_acknowledgement_is_made_once_and_again_if_it_got_lost() {
-    let now = Instant::now();
-    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
-    let mut out = Vec::new();
-    inbox.connected(0, now);
-    inbox.event(event(0, 1), now, &mut out);
-    inbox.event(event(0, 2), now, &mut out);
-    assert_eq!(inbox.take_undelivered().unwrap().1.seq, 2);
-    let mut row = row(0, 1, 2);
-    row.own_marks = Some(MemberMarks {
-        user_id: ME.to_owned(),
-        ..MemberMarks::default()
-    });
-    inbox.update(0, 1, vec![row.clone()], now, &mut out);
-    assert_eq!(inbox.take_undelivered(), None);
-    inbox.connected(2, now);
-    row.version = 2;
-    inbox.update(1, 2, vec![row], now, &mut out);
-    assert_eq!(inbox.take_undelivered().unwrap().1.seq, 2);
-}
-
-#[test]
-fn marks_only_grow() {
-    let marks = |delivered, read| MemberMarks {
-        user_id: "peer".to_owned(),
-        delivered: Some(Watermark {
-            seq: delivered,
-            message_index: delivered,
-        }),
-        read: Some(Watermark {
-            seq: read,
-            message_index: read,
-        }),
-    };
-    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
-    let mut out = Vec::new();
-    inbox.event(event(0, 1), Instant::now(), &mut out);
-    out.clear();
-    for (delivered, read) in [(5, 2), (4, 3), (5, 3), (1, 1)] {
-        inbox.marks("0".to_owned(), vec![marks(delivered, read)], &mut out);
-    }
-    let expected: Vec<_> = [(5, 2), (5, 3)]
-        .map(|(d, r)| Output::Marks("0".to_owned(), vec![marks(d, r)]))
-        .into();
-    assert_eq!(out, expected);
-}
-
-#[test]
-fn marks_that_come_before_their_row_do_not_make_it_go_back() {
-    let marks = |seq| MemberMarks {
-        user_id: "peer".to_owned(),
-        delivered: Some(Watermark {
-            seq,
-            message_index: seq,
-        }),
-        read: None,
-    };
-    let now = Instant::now();
-    let mut inbox = Inbox::new(ME, Some(0), [], 10, false);
-    inbox.connected(2, now);
-    let mut out = Vec::new();
-    // Pushed while what had changed was still being read.
-    inbox.marks("0".to_owned(), vec![marks(2)], &mut out);
-    for (version, seq) in [(1, 1), (2, 2)] {
-        let mut row = row(0, version, 2);
-        row.peer_marks = Some(marks(seq));
-        inbox.update(version - 1, version, vec![row], now, &mut out);
-    }
-    let told = out.iter().filter_map(|output| match output {
-        Output::Marks(_, members) => members[0].delivered.map(|mark| mark.seq),
-        Output::Row(row) => row.peer_marks.clone()?.delivered.map(|mark| mark.seq),
-        _ => None,
-    });
-    let told: Vec<u64> = told.collect();
-    assert!(told.is_sorted(), "{told:?}");
-    assert_eq!(told.last(), Some(&2));
 }

@@ -1,5 +1,7 @@
 //! An app that dies.
 
+use messenger_client::GroupChange;
+
 use super::*;
 
 /// A cache of a program that dies: after so many changes, none is made any more.
@@ -34,6 +36,15 @@ impl Cache for Dying {
         limit: usize,
     ) -> messenger_client::Result<Vec<Message>> {
         self.cache.messages(id, before, limit).await
+    }
+
+    async fn group_changes(
+        &self,
+        id: &str,
+        before: u64,
+        limit: usize,
+    ) -> messenger_client::Result<Vec<GroupChange>> {
+        self.cache.group_changes(id, before, limit).await
     }
 
     async fn conversations(&self, limit: usize) -> messenger_client::Result<Vec<Conversation>> {

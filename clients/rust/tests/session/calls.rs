@@ -73,13 +73,15 @@ impl messaging::MessagingService for Service {
         let page = |range: &pb::EventRange| {
             let id = &range.conversation_id;
             let events = state.conversations.get(id).cloned().unwrap_or_default();
-            let last_seq = events.len() as u64;
+            let last_seq = events.last().map_or(0, |event| event.seq);
             assert!(range.min_seq <= last_seq, "asked for what is not there");
             let size = usize::try_from(range.page_size).unwrap().min(room);
-            let after = usize::try_from(range.after_seq).unwrap();
-            let found: Vec<_> = events.into_iter().skip(after).take(size).collect();
+            let after = range.after_seq;
+            let covered = (after + size as u64).min(last_seq);
+            let is_in_page = |event: &pb::Event| event.seq > after && event.seq <= covered;
+            let found: Vec<_> = events.into_iter().filter(is_in_page).collect();
             room -= found.len();
-            let to_seq = found.last().map_or(0, |event| event.seq);
+            let to_seq = if covered > after { covered } else { 0 };
             pb::EventPage {
                 conversation_id: id.clone(),
                 from_seq: if to_seq == 0 { 0 } else { range.after_seq + 1 },
@@ -134,6 +136,21 @@ impl messaging::MessagingService for Service {
         _: Request<pb::GetConversationRequest>,
     ) -> Result<Response<pb::GetConversationResponse>, Status> {
         not_here()
+    }
+
+    async fn list_receipts(
+        &self,
+        request: Request<pb::ListReceiptsRequest>,
+    ) -> Result<Response<pb::ListReceiptsResponse>, Status> {
+        self.authorize(&request)?;
+        let request = request.into_inner();
+        Ok(Response::new(pb::ListReceiptsResponse {
+            message_index: request.message_index,
+            member_count: 3,
+            delivered_count: 2,
+            read_count: 1,
+            ..pb::ListReceiptsResponse::default()
+        }))
     }
 
     async fn list_messages(

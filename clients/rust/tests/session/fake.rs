@@ -25,6 +25,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 #[path = "calls.rs"]
 mod calls;
+#[path = "fake_groups.rs"]
+pub(crate) mod groups;
 
 pub(crate) const ME: &str = "me";
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -61,6 +63,8 @@ pub(crate) struct State {
     /// By version - 1: the conversation that changed.
     pub(crate) changes: Vec<String>,
     pub(crate) marks: HashMap<String, (u64, u64)>,
+    /// What the calls about groups have made of them.
+    pub(crate) groups: groups::Groups,
     /// What is to be done with the next sends; then with all others.
     pub(crate) on_sends: VecDeque<OnSend>,
     pub(crate) on_push: OnPush,
@@ -126,7 +130,7 @@ impl Fake {
         state.issue();
         let state = Arc::new(Mutex::new(state));
         let service = Service(state.clone());
-        let server = calls::add(Server::builder(), &service)
+        let server = groups::add(calls::add(Server::builder(), &service), &service)
             .add_service(pb::session_service_server::SessionServiceServer::new(
                 service.clone(),
             ))
@@ -153,7 +157,8 @@ impl Fake {
     pub(crate) fn say(&self, conversation_id: &str, text: &str) {
         let mut state = self.state.lock();
         let message_id = format!("theirs-{}", state.changes.len());
-        state.append(conversation_id, "peer", &message_id, text, 0);
+        let event = state.next_event(conversation_id, "peer", &message_id, text);
+        state.publish(event, 0);
     }
 
     /// All sessions break now.
@@ -192,7 +197,7 @@ impl Fake {
 pub(crate) fn text_of(event: &pb::Event) -> String {
     match &event.kind {
         Some(pb::event::Kind::Message(message)) => message.text.clone(),
-        None => String::new(),
+        Some(pb::event::Kind::GroupChange(_)) | None => String::new(),
     }
 }
 
@@ -269,7 +274,9 @@ impl State {
                 message_index: seq,
             })
         };
+        let left = self.groups.left.contains(conversation_id);
         pb::Conversation {
+            left,
             conversation_id: conversation_id.to_owned(),
             version,
             last_seq: last.seq,
@@ -291,41 +298,48 @@ impl State {
                 Some(pb::event::Kind::Message(message)) => {
                     event.sender_id == ME && message.message_id == message_id
                 }
-                None => false,
+                Some(pb::event::Kind::GroupChange(_)) | None => false,
             })
     }
 
-    /// A new event, and its pushes to all sessions but one.
-    pub(crate) fn append(
-        &mut self,
+    /// A message that comes after all others of its conversation.
+    pub(crate) fn next_event(
+        &self,
         conversation_id: &str,
         sender_id: &str,
         message_id: &str,
         text: &str,
-        except: u64,
     ) -> pb::Event {
-        let events = self
-            .conversations
-            .entry(conversation_id.to_owned())
-            .or_default();
-        let event = pb::Event {
+        let events = self.conversations.get(conversation_id);
+        let last = events.and_then(|events| events.last());
+        pb::Event {
             conversation_id: conversation_id.to_owned(),
-            seq: events.len() as u64 + 1,
-            message_index: events.len() as u64 + 1,
+            seq: last.map_or(0, |last| last.seq) + 1,
+            message_index: last.map_or(0, |last| last.message_index) + 1,
             time_unix_ms: 1,
             sender_id: sender_id.to_owned(),
             kind: Some(pb::event::Kind::Message(pb::Message {
                 message_id: message_id.to_owned(),
                 text: text.to_owned(),
+                ..pb::Message::default()
             })),
-        };
+        }
+    }
+
+    /// Keeps an event, and pushes it to all sessions but one.
+    pub(crate) fn publish(&mut self, event: pb::Event, except: u64) -> pb::Event {
+        let conversation_id = event.conversation_id.as_str();
+        let events = self
+            .conversations
+            .entry(conversation_id.to_owned())
+            .or_default();
         events.push(event.clone());
-        self.changes.push(conversation_id.to_owned());
+        self.changes.push(event.conversation_id.clone());
         let version = self.version();
         let update = pb::InboxUpdate {
             previous_version: version - 1,
             version,
-            conversations: vec![self.row(conversation_id, version)],
+            conversations: vec![self.row(&event.conversation_id, version)],
         };
         self.push(Frame::Event(event.clone()), except);
         self.push(Frame::InboxUpdate(update), 0);
@@ -409,7 +423,14 @@ impl Service {
             let duplicate = known.is_some();
             let event = known.unwrap_or_else(|| {
                 let (id, message) = (&send.conversation_id, &send.message_id);
-                state.append(id, ME, message, &send.text, session)
+                let mut event = state.next_event(id, ME, message, &send.text);
+                if let Some(pb::event::Kind::Message(message)) = &mut event.kind {
+                    message
+                        .mentioned_user_ids
+                        .clone_from(&send.mentioned_user_ids);
+                    message.mentions_all = send.mentions_all;
+                }
+                state.publish(event, session)
             });
             (event, duplicate)
         };

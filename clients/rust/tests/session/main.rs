@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // The helpers are tests too.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use tonic::Code;
 
 mod caching;
 mod fake;
+mod grouping;
 mod living;
 mod receiving;
 mod sending;

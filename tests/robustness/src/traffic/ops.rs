@@ -347,15 +347,9 @@ impl Device {
             more: page.more,
             contents: messages
                 .map(|shown| {
-                    self.stage.recorder.content(&Message {
-                        conversation_id: conversation_id.to_owned(),
-                        seq: shown.seq,
-                        message_index: shown.message_index,
-                        time_unix_ms: shown.time_unix_ms,
-                        sender_id: shown.sender_id,
-                        message_id: shown.message_id,
-                        text: shown.text,
-                    })
+                    self.stage
+                        .recorder
+                        .content(&Message::from_shown(conversation_id, shown))
                 })
                 .collect(),
         })

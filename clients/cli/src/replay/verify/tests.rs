@@ -33,6 +33,8 @@ fn held(sent: &Sent) -> Message {
         sender_id: sent.sender_id.clone(),
         message_id: sent.message_id.clone(),
         text: sent.text.clone(),
+        mentioned_user_ids: Vec::new(),
+        mentions_all: false,
     }
 }
 

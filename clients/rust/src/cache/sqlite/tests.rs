@@ -11,6 +11,8 @@ fn message(conversation_id: &str, message_index: u64) -> Message {
         sender_id: "peer".to_owned(),
         message_id: format!("m{message_index}"),
         text: format!("text {message_index}"),
+        mentioned_user_ids: Vec::new(),
+        mentions_all: false,
     }
 }
 
@@ -33,7 +35,7 @@ fn unsent(conversation_id: &str, message_id: &str) -> Unsent {
     Unsent {
         conversation_id: conversation_id.to_owned(),
         message_id: message_id.to_owned(),
-        text: "hello".to_owned(),
+        draft: Draft::new("hello"),
     }
 }
 

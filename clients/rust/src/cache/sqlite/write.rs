@@ -6,7 +6,7 @@ use rusqlite::{Transaction, params};
 use super::{VERSION, row, set_fact, to_sql};
 use crate::{
     cache::{Batch, Unsent},
-    model::{Conversation, MemberMarks, Message},
+    model::{Conversation, GroupChange, GroupSnippet, MemberMarks, Message},
 };
 
 /// How often old messages are removed: when the head passes a multiple of this.
@@ -65,6 +65,21 @@ CREATE TABLE reads (
 );
 ";
 
+/// Groups: their changes as encoded events, and who is mentioned (see [`mentions`]).
+pub(super) const GROUPS: &str = "
+CREATE TABLE group_changes (
+    conversation_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    event BLOB NOT NULL,
+    PRIMARY KEY (conversation_id, version)
+) WITHOUT ROWID;
+ALTER TABLE messages ADD COLUMN mentions TEXT;
+ALTER TABLE unsent ADD COLUMN mentions TEXT;
+";
+/// Stands for all members among the ids of those who are mentioned.
+pub(super) const ALL: &str = "*";
+
 pub(super) fn apply(
     transaction: &Transaction<'_>,
     batch: &Batch,
@@ -75,6 +90,9 @@ pub(super) fn apply(
         if message.message_index % PRUNE_EVERY == 0 {
             prune(transaction, message, keep)?;
         }
+    }
+    for change in &batch.group_changes {
+        insert_change(transaction, change, keep)?;
     }
     for head in &batch.heads {
         transaction
@@ -94,6 +112,9 @@ pub(super) fn apply(
     }
     for conversation in &batch.conversations {
         insert_conversation(transaction, conversation)?;
+    }
+    for change in &batch.group_changes {
+        change_snippet(transaction, change)?;
     }
     for (conversation_id, member) in &batch.marks {
         raise_marks(transaction, conversation_id, member)?;
@@ -134,7 +155,7 @@ fn insert_message(transaction: &Transaction<'_>, message: &Message) -> rusqlite:
     transaction
         .prepare_cached(
             "INSERT OR IGNORE INTO messages (conversation_id, message_index, seq, time_unix_ms,
-                 sender_id, message_id, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                 sender_id, message_id, text, mentions) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
         .execute(params![
             message.conversation_id,
@@ -144,8 +165,63 @@ fn insert_message(transaction: &Transaction<'_>, message: &Message) -> rusqlite:
             message.sender_id,
             message.message_id,
             message.text,
+            mentions(&message.mentioned_user_ids, message.mentions_all),
         ])?;
     Ok(())
+}
+
+/// The ids, and [`ALL`], with blanks between them; NULL = nobody, as in nearly every message.
+fn mentions(user_ids: &[String], all: bool) -> Option<String> {
+    let all = all.then_some(ALL);
+    let words: Vec<&str> = user_ids.iter().map(String::as_str).chain(all).collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// Keeps a change, and as many of a group as messages are kept of a conversation.
+fn insert_change(
+    transaction: &Transaction<'_>,
+    change: &GroupChange,
+    keep: u64,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT OR IGNORE INTO group_changes (conversation_id, version, seq, event)
+             VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            change.conversation_id,
+            to_sql(change.version),
+            to_sql(change.seq),
+            change.clone().into_event().encode_to_vec(),
+        ])?;
+    let last_removed = change.version.saturating_sub(keep);
+    transaction
+        .prepare_cached("DELETE FROM group_changes WHERE conversation_id = ?1 AND version <= ?2")?
+        .execute(params![change.conversation_id, to_sql(last_removed)])?;
+    Ok(())
+}
+
+/// Rows that are pushed have no snippet of the group: the one that is kept goes along with the changes.
+fn change_snippet(transaction: &Transaction<'_>, change: &GroupChange) -> rusqlite::Result<()> {
+    let Some(mut row) = row(transaction, &change.conversation_id)? else {
+        return Ok(());
+    };
+    let snippet = row.group.get_or_insert_with(|| GroupSnippet {
+        group_id: change.group_id().to_owned(),
+        ..GroupSnippet::default()
+    });
+    if snippet.version >= change.version {
+        return Ok(());
+    }
+    snippet.version = change.version;
+    snippet.member_count = change.member_count;
+    if let Some(name) = &change.name {
+        snippet.name.clone_from(name);
+    }
+    if let Some(picture) = &change.picture {
+        snippet.picture.clone_from(picture);
+    }
+    insert_conversation(transaction, &row)
 }
 
 /// Removes what is older than the newest `keep` messages of the conversation.
@@ -162,9 +238,11 @@ fn insert_conversation(
     conversation: &Conversation,
 ) -> rusqlite::Result<()> {
     let mut conversation = conversation.clone();
-    if conversation.peer.is_none() {
-        // Pushed rows do not have it; it does not change with them.
-        conversation.peer = row(transaction, &conversation.conversation_id)?.and_then(|r| r.peer);
+    if conversation.peer.is_none() || conversation.group.is_none() {
+        // Pushed rows have neither; they do not change with them.
+        let before = row(transaction, &conversation.conversation_id)?.unwrap_or_default();
+        conversation.peer = conversation.peer.or(before.peer);
+        conversation.group = conversation.group.or(before.group);
     }
     let time = conversation.preview.as_ref().map_or(0, |p| p.time_unix_ms);
     transaction
@@ -218,9 +296,15 @@ fn raise_marks(
 fn queue(transaction: &Transaction<'_>, unsent: &Unsent) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT OR IGNORE INTO unsent (conversation_id, message_id, text) VALUES (?1, ?2, ?3)",
+            "INSERT OR IGNORE INTO unsent (conversation_id, message_id, text, mentions)
+             VALUES (?1, ?2, ?3, ?4)",
         )?
-        .execute([&unsent.conversation_id, &unsent.message_id, &unsent.text])?;
+        .execute(params![
+            unsent.conversation_id,
+            unsent.message_id,
+            unsent.draft.text,
+            mentions(&unsent.draft.mentioned_user_ids, unsent.draft.mentions_all),
+        ])?;
     transaction
         .prepare_cached(
             "INSERT INTO last_message_ids (conversation_id, message_id, changed)
