@@ -11,7 +11,7 @@ use groups::{Deps, store::postgres::PostgresStore};
 use runtime::{
     auth::{AuthLayer, ServiceIdentity, Verifier, keep_user_keys},
     channel,
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     config::ConfigError,
     postgres::PostgresConfig,
     process::{HEALTH_INTERVAL, Listening, ProcessConfig, STOP_DEADLINE, user_keys, wait_for},
@@ -52,7 +52,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
         ConfigError::setting(&format!("groups.{}", error.key), &error)
     };
     settings.groups.check().map_err(wrong)?;
-    Registries::connect(&settings.presence, &identity)
+    let registries = Registries::connect(&settings.presence, &identity)
         .map_err(|error| ConfigError::setting("presence", &error))?;
     let listening = Listening::begin(
         settings.server.listen,
@@ -80,6 +80,10 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
         return Ok(());
     };
 
+    let to_edges = identity.clone();
+    // Unlike every other process, and unlike this one before it was started again.
+    let started = clock.now_unix_ms();
+    let subscriber = format!("groups/{}/{started}", listening.address());
     let groups = groups::start(
         &settings.groups,
         Deps {
@@ -87,9 +91,15 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
             log: log.clone() as Arc<dyn EventLog>,
             clock,
             profile: identity.on(profile()),
+            registries,
+            connect: Arc::new(
+                move |edge| Ok(to_edges.on(channel::replicas(vec![edge.to_owned()]))),
+            ),
+            subscriber,
             tasks: tasks.clone(),
         },
-    )?;
+    )
+    .await?;
     let mut routes = RoutesBuilder::default();
     groups.add_to(&mut routes);
     listening.open(routes, None).await;

@@ -28,8 +28,8 @@ use runtime::{
 
 use crate::store::{Store, StoreError};
 
-/// The version of [`MessagesRecord`] that this program writes.
-const SCHEMA_VERSION: u32 = 1;
+/// The version of [`MessagesRecord`] that this program writes: the first one that knows of groups.
+const SCHEMA_VERSION: u32 = 2;
 /// How often a replica looks for changes that wait too long. It costs one look-up.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Groups of one sweep; if there are more, the next one comes at once.

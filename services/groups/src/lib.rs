@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use event_log::EventLog;
+use delivery::{ConnectEdge, Delivery, DeliveryConfig, LocalEdge, Registries};
+use event_log::{EventLog, LogError};
 use governor::{Quota, RateLimiter, clock::MonotonicClock, state::keyed::DashMapStateStore};
 use proto::groups::v1::{
     directory_service_server::DirectoryServiceServer, group_service_server::GroupServiceServer,
@@ -38,10 +39,10 @@ pub use config::Config;
 use crate::{
     decide::Limits,
     directory::Directory,
-    error::Error,
     events::Relay,
-    sequenced::{Heard, Waiting},
-    store::{FanoutStore, Store},
+    fanout::{Fanout, FanoutDeps, FanoutStats},
+    sequenced::Waiting,
+    store::Store,
 };
 
 /// The names of the services that [`Groups::add_to`] adds.
@@ -60,15 +61,32 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// The profile service: who exists, and what he is called.
     pub profile: ServiceChannel,
-    /// Runs the relay of the outbox.
+    /// The registry of sessions: where members are.
+    pub registries: Registries,
+    /// Makes channels to edges.
+    pub connect: ConnectEdge,
+    /// Names this process to the registry, unlike every other process.
+    pub subscriber: String,
+    /// Runs the relay of the outbox, and the fan-out.
     pub tasks: Tasks,
+}
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] config::InvalidConfig),
+    /// The log does not let it read.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 /// The running service.
 #[derive(Clone)]
 pub struct Groups {
     service: Arc<Service>,
-    heard: Arc<Heard>,
+    fanout: Fanout,
     broken: Arc<OnceLock<String>>,
 }
 
@@ -86,17 +104,35 @@ struct Service {
     reads: CallLimiter,
 }
 
-/// Starts the service: it relays its outbox from now on, and answers calls once it is served.
-/// Fails if a setting makes no sense.
-pub fn start(config: &Config, deps: Deps) -> Result<Groups, Error> {
+/// Starts the service: it relays its outbox and fans out from now on, and answers calls once it is served.
+pub async fn start(config: &Config, deps: Deps) -> Result<Groups, StartError> {
     config.check()?;
     let Deps {
         store,
         log,
         clock,
         profile,
+        registries,
+        connect,
+        subscriber,
         tasks,
     } = deps;
+    let waiting = Arc::new(Waiting::default());
+    // No session is here: edges hold them.
+    let nowhere: Arc<dyn LocalEdge> = Arc::new(OnceLock::<Arc<dyn LocalEdge>>::new());
+    let config_of_delivery = DeliveryConfig::new(String::new(), subscriber);
+    let delivery = Delivery::start(config_of_delivery, nowhere, &registries, connect, &tasks);
+    let told = waiting.clone();
+    let fanout = fanout::start(
+        FanoutDeps {
+            log: log.clone(),
+            store: store.clone(),
+            delivery,
+            on_sequenced: Arc::new(move |changes| told.tell(changes)),
+        },
+        &tasks,
+    )
+    .await?;
     let broken = Arc::new(OnceLock::new());
     let relay = Relay::new(store.clone(), log, clock.clone(), broken.clone());
     let limiter = |quota| RateLimiter::new(quota, DashMapStateStore::default(), MonotonicClock);
@@ -104,11 +140,11 @@ pub fn start(config: &Config, deps: Deps) -> Result<Groups, Error> {
     let reads = Quota::per_second(config.reads_per_second).allow_burst(config.reads_burst);
     let service = Arc::new(Service {
         limits: config.limits(),
-        store: store.clone(),
+        store,
         clock,
         directory: Directory::new(profile),
         relay: Arc::new(relay),
-        waiting: Arc::default(),
+        waiting,
         changes: limiter(changes),
         reads: limiter(reads),
     });
@@ -118,10 +154,9 @@ pub fn start(config: &Config, deps: Deps) -> Result<Groups, Error> {
         forgetful.reads.retain_recent();
     };
     tasks.spawn(service.relay.clone().sweep(tasks.stop_token(), tidy));
-    let waiting = service.waiting.clone();
     Ok(Groups {
         service,
-        heard: Arc::new(Heard { store, waiting }),
+        fanout,
         broken,
     })
 }
@@ -137,15 +172,15 @@ impl Groups {
             .add_service(directory.max_decoding_message_size(REQUEST_BYTES_MAX));
     }
 
-    /// The store for whoever reads the topic `fanout` in this process: calls that wait here hear at once
-    /// what it notes.
-    pub fn fanout_store(&self) -> Arc<dyn FanoutStore> {
-        self.heard.clone()
+    /// How often what happened in the fan-out.
+    pub fn stats(&self) -> FanoutStats {
+        self.fanout.stats()
     }
 
     /// Why something cannot go on without breaking a promise, if so.
     pub fn broken(&self) -> Option<&str> {
-        self.broken.get().map(String::as_str)
+        let of_relay = self.broken.get().map(String::as_str);
+        of_relay.or_else(|| self.fanout.broken())
     }
 
     /// Whether everything can go on.

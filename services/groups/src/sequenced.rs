@@ -3,15 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 use runtime::ids::GroupId;
 use tokio::sync::watch;
 
-use crate::{
-    model::{Sequenced, Stint},
-    store::{FanoutStore, LogIdentity, PositionAdvance, ReaderId, Store, StoreError},
-};
+use crate::model::Sequenced;
 
 /// Changes that calls wait for in this process; a call beyond them looks into the store only. Each takes
 /// some 200 bytes, and lasts 5 s at most.
@@ -46,7 +42,8 @@ impl Waiting {
         }
     }
 
-    fn tell(&self, changes: &[Sequenced]) {
+    /// These changes have their places.
+    pub(crate) fn tell(&self, changes: &[Sequenced]) {
         let waiting = self.changes.lock();
         for change in changes {
             if let Some(sender) = waiting.get(&(change.group, change.version)) {
@@ -90,40 +87,5 @@ impl Drop for Wait {
         {
             changes.remove(&self.key);
         }
-    }
-}
-
-/// The store as the fan-out sees it: what it notes is heard by calls of this process that wait.
-pub(crate) struct Heard {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) waiting: Arc<Waiting>,
-}
-
-#[async_trait]
-impl FanoutStore for Heard {
-    async fn stints(&self, group: GroupId) -> Result<Vec<Stint>, StoreError> {
-        self.store.stints(group).await
-    }
-
-    async fn note_sequenced(&self, changes: Vec<Sequenced>) -> Result<(), StoreError> {
-        self.store.note_sequenced(changes.clone()).await?;
-        self.waiting.tell(&changes);
-        Ok(())
-    }
-
-    async fn forget_stints(&self, groups: Vec<(GroupId, u64)>) -> Result<(), StoreError> {
-        self.store.forget_stints(groups).await
-    }
-
-    async fn open_reader(&self, reader: ReaderId, log: LogIdentity) -> Result<u64, StoreError> {
-        self.store.open_reader(reader, log).await
-    }
-
-    async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
-        self.store.save_position(advance).await
-    }
-
-    async fn sync(&self) -> Result<(), StoreError> {
-        self.store.sync().await
     }
 }

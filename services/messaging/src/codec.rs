@@ -11,7 +11,13 @@ use crate::{
 };
 
 /// The newest version of each record that this program understands.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 2;
+/// The version of records that every program understands, and the one that knows of groups: a program
+/// that does not must stop at a record of a group, instead of numbering differently.
+const VERSION_DIRECT: u32 = 1;
+const VERSION_GROUPS: u32 = 2;
+/// The version of the records of the topic `fanout`.
+const FANOUT_VERSION: u32 = 1;
 
 /// Why a record cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +116,14 @@ pub(crate) struct Origin {
     pub(crate) request_id: u64,
 }
 
+/// The oldest version in which a record of this conversation can be said.
+fn version_of(conversation: ConversationId) -> u32 {
+    match conversation.group_id() {
+        Some(_) => VERSION_GROUPS,
+        None => VERSION_DIRECT,
+    }
+}
+
 /// The record of one send.
 pub(crate) fn encode_send(
     conversation: ConversationId,
@@ -119,7 +133,7 @@ pub(crate) fn encode_send(
     origin: Origin,
 ) -> Bytes {
     let record = log::MessagesRecord {
-        schema_version: SCHEMA_VERSION,
+        schema_version: version_of(conversation),
         conversation_id: conversation.as_bytes().to_vec(),
         record: Some(log::messages_record::Record::Send(log::Send {
             sender_id: sender.as_bytes().to_vec(),
@@ -144,7 +158,7 @@ pub(crate) fn encode_marks(conversation: ConversationId, marks: &[(UserId, Marks
         .map(|(user, marks)| mark(*user, *marks))
         .collect();
     let record = log::MessagesRecord {
-        schema_version: SCHEMA_VERSION,
+        schema_version: version_of(conversation),
         conversation_id: conversation.as_bytes().to_vec(),
         record: Some(log::messages_record::Record::Marks(log::Marks { marks })),
     };
@@ -227,7 +241,7 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
         .peer_of(change.user)
         .map(|peer| mark(peer, change.peer));
     let record = log::InboxRecord {
-        schema_version: SCHEMA_VERSION,
+        schema_version: version_of(change.conversation),
         user_id: change.user.as_bytes().to_vec(),
         conversation_id: change.conversation.as_bytes().to_vec(),
         last_seq: change.last.seq,
@@ -279,7 +293,7 @@ pub(crate) fn encode_fanout(
     event: Option<log::FanoutEvent>,
 ) -> Bytes {
     let record = log::FanoutRecord {
-        schema_version: SCHEMA_VERSION,
+        schema_version: FANOUT_VERSION,
         conversation_id: conversation.as_bytes().to_vec(),
         group_version,
         frame,

@@ -53,6 +53,8 @@ pub struct Config {
     pub profile: profile::config::Config,
     /// Of presence.
     pub presence: presence::Config,
+    /// Of groups.
+    pub groups: groups::Config,
     /// Of the listener.
     pub server: ServerConfig,
     /// Time of day.
@@ -79,6 +81,7 @@ impl Config {
                 warm_up: Duration::ZERO,
                 ..presence::Config::default()
             },
+            groups: groups::Config::default(),
             server: ServerConfig::default(),
             clock: Arc::new(SystemClock),
             log_bytes_max: None,
@@ -92,6 +95,7 @@ pub struct Server {
     data: PathBuf,
     log: Arc<EmbeddedLog>,
     messaging: Arc<messaging::Messaging>,
+    groups: groups::Groups,
     serving: Tasks,
     services: Tasks,
 }
@@ -101,6 +105,7 @@ fn policy(path: &str) -> Option<Access> {
     messaging::policy(path)
         .or_else(|| profile::policy(path))
         .or_else(|| presence::policy(path))
+        .or_else(|| groups::policy(path))
 }
 
 /// Starts everything; answers when it listens.
@@ -148,6 +153,24 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         },
     )
     .await?;
+    let as_groups = identity("groups");
+    let to_edges_of_groups = as_groups.on(connector.channel());
+    let groups = groups::start(
+        &config.groups,
+        groups::Deps {
+            store: Arc::new(
+                groups::store::sqlite::SqliteStore::open(&data.join("groups.db")).await?,
+            ),
+            log: log.clone(),
+            clock: config.clock.clone(),
+            profile: as_groups.on(connector.channel()),
+            registries: delivery::Registries::one(as_groups.on(connector.channel())),
+            connect: Arc::new(move |_| Ok(to_edges_of_groups.clone())),
+            subscriber: "groups".to_owned(),
+            tasks: services.clone(),
+        },
+    )
+    .await?;
     let internal = || as_messaging.on(connector.channel());
     let to_edges = as_messaging.on(connector.channel());
     let messaging = messaging::start(
@@ -160,6 +183,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             clock: config.clock.clone(),
             verifier: verifier.clone(),
             profile: internal(),
+            groups: internal(),
             registries: messaging::Registries::one(internal()),
             connect: Arc::new(move |_| Ok(to_edges.clone())),
         },
@@ -182,10 +206,12 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let mut routes = RoutesBuilder::default();
     profile.add_to(&mut routes);
     presence.add_to(&mut routes);
+    groups.add_to(&mut routes);
     messaging.add_to(&mut routes);
     let names: Vec<&str> = [
         &profile::SERVICES[..],
         &presence::SERVICES,
+        &groups::SERVICES,
         &messaging::SERVICES,
     ]
     .concat();
@@ -213,6 +239,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     let messaging = Arc::new(messaging);
     services.spawn(watch_health(
         messaging.clone(),
+        groups.clone(),
         health,
         services.stop_token(),
     ));
@@ -221,6 +248,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         data: config.data,
         log,
         messaging,
+        groups,
         serving,
         services,
     })
@@ -259,6 +287,7 @@ impl Server {
         self.messaging.stop(deadline).await;
         self.serving.stop(deadline).await;
         self.services.stop(deadline).await;
+        tracing::info!(stats = ?self.groups.stats(), "fanned out what there was");
         self.log.close().await;
     }
 
@@ -286,11 +315,13 @@ fn log_config(data: &Path) -> EmbeddedConfig {
         data.join("log.db"),
         &[
             (Topic::Messages, PARTITIONS),
+            (Topic::Fanout, PARTITIONS),
             (Topic::Inbox, PARTITIONS),
             (Topic::Users, 1),
         ],
         &[
             (messaging::SEQUENCER_GROUP, Topic::Messages),
+            (groups::fanout::FANOUT_GROUP, Topic::Fanout),
             (messaging::INBOX_GROUP, Topic::Inbox),
             (messaging::USERS_GROUP, Topic::Users),
         ],
@@ -312,9 +343,10 @@ async fn log_error(serving: impl Future<Output = io::Result<()>>) {
     }
 }
 
-/// Says over the health service when messaging cannot go on.
+/// Says over the health service when something cannot go on.
 async fn watch_health(
     messaging: Arc<messaging::Messaging>,
+    groups: groups::Groups,
     health: tonic_health::server::HealthReporter,
     stop: runtime::shutdown::CancellationToken,
 ) {
@@ -323,13 +355,13 @@ async fn watch_health(
         .await
         .is_some()
     {
-        if !messaging.is_healthy() {
-            for name in messaging::SERVICES {
-                health
-                    .set_service_status(name, tonic_health::ServingStatus::NotServing)
-                    .await;
-            }
-            return;
+        let (messaging, groups) = (messaging.is_healthy(), groups.is_healthy());
+        let of_messaging = messaging::SERVICES.iter().filter(|_| !messaging);
+        let of_groups = groups::SERVICES.iter().filter(|_| !groups);
+        for name in of_messaging.chain(of_groups) {
+            health
+                .set_service_status(name, tonic_health::ServingStatus::NotServing)
+                .await;
         }
     }
 }

@@ -249,7 +249,7 @@ impl<'a> Places<'a> {
                     write!(
                         toml,
                         "[groups]\nchanges_per_second = 1000000\nchanges_burst = 1000000\n\
-                         calls_per_second = 1000000\ncalls_burst = 1000000\n\n"
+                         reads_per_second = 1000000\nreads_burst = 1000000\n\n"
                     )?;
                 }
                 self.replicas(name, "presence", &mut toml)?;

@@ -44,11 +44,7 @@ impl Device {
     }
 
     /// Adds members; answers the seq of the event.
-    pub async fn add_members(
-        &self,
-        group: &wire::Group,
-        users: &[&Device],
-    ) -> Result<u64, Status> {
+    pub async fn add_members(&self, group: &wire::Group, users: &[&Device]) -> Result<u64, Status> {
         let request = wire::AddMembersRequest {
             request_id: request_id(),
             group_id: group.group_id.clone(),

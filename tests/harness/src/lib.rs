@@ -15,8 +15,8 @@ mod refusal;
 mod server;
 mod session;
 
-pub use groups::{Groups, request_id};
 pub use account::{Bearer, Device, Messaging, PASSWORD, connect, direct, register, try_register};
+pub use groups::{Groups, request_id};
 pub use process::{ServerProcess, StandaloneOptions, program};
 pub use proxy::Proxy;
 pub use raw::{call_raw, open_raw_session};

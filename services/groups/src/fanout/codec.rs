@@ -7,8 +7,10 @@ use prost::Message;
 use proto::log::v1::{self as log, GroupChangeKind};
 use runtime::ids::{ConversationId, GroupId, InvalidId, MessageId, UserId};
 
-/// The newest version of the records that this program understands, and the one that it writes.
+/// The newest version of the records of `fanout` that this program understands.
 pub(super) const SCHEMA_VERSION: u32 = 1;
+/// The version of the records of `inbox` that it writes: the first one that knows of groups.
+const INBOX_VERSION: u32 = 2;
 
 /// Why a record cannot be fanned out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -216,7 +218,7 @@ impl Row {
             read_message_index: self.own.message_index,
         });
         let record = log::InboxRecord {
-            schema_version: SCHEMA_VERSION,
+            schema_version: INBOX_VERSION,
             user_id: Vec::new(),
             conversation_id: ConversationId::group(group).as_bytes().to_vec(),
             last_seq: self.last.seq,

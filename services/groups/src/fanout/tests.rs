@@ -313,7 +313,7 @@ impl Test {
 fn store(rows: &mut Rows, record: &event_log::NewRecord) {
     let row = log::InboxRecord::decode(record.payload.clone()).unwrap();
     assert_eq!(record.key[..], row.user_id[..], "the key is the user");
-    assert_eq!(row.schema_version, 1);
+    assert_eq!(row.schema_version, 2);
     let user = UserId::from_slice(&row.user_id).unwrap();
     let known = rows.entry((user, row_group(&row))).or_default();
     merge(known, &row);

@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use event_log::{
-    AppendError, EventLog, LogError, Membership, NewRecord, OnAppended, Topic, TopicIdentity,
-    Urgency,
+    AppendError, EventLog, LogError, Membership, NewRecord, OnAppended, PartitionReader, Topic,
+    TopicIdentity, Urgency,
     embedded::{EmbeddedConfig, EmbeddedLog},
 };
 use prost::Message;
@@ -32,7 +32,11 @@ use runtime::{
 use tonic::{Request, Response, Status, transport::Channel};
 use uuid::Uuid;
 
-use crate::{model::Sequenced, store::sqlite::SqliteStore, *};
+use crate::{
+    model::Sequenced,
+    store::{StoreError, sqlite::SqliteStore},
+    *,
+};
 
 /// Longer than any step of a test takes.
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -117,6 +121,31 @@ impl TestLog {
     }
 }
 
+/// A place in a group that is given no partitions: what the fan-out would note, the sequencer of tests
+/// notes itself.
+struct Nothing;
+
+#[async_trait]
+impl Membership for Nothing {
+    async fn assigned(&mut self) -> Result<Box<dyn PartitionReader>, LogError> {
+        std::future::pending().await
+    }
+}
+
+/// The store as the sequencer of tests sees it: what it notes is heard by the calls of one server.
+pub(super) struct Heard {
+    store: Arc<dyn Store>,
+    waiting: Arc<Waiting>,
+}
+
+impl Heard {
+    pub(super) async fn note_sequenced(&self, changes: Vec<Sequenced>) -> Result<(), StoreError> {
+        self.store.note_sequenced(changes.clone()).await?;
+        self.waiting.tell(&changes);
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl EventLog for TestLog {
     fn identity(&self, topic: Topic) -> TopicIdentity {
@@ -136,6 +165,9 @@ impl EventLog for TestLog {
     }
 
     async fn join(&self, group: &str, topic: Topic) -> Result<Box<dyn Membership>, LogError> {
+        if topic == Topic::Fanout {
+            return Ok(Box::new(Nothing));
+        }
         self.log.join(group, topic).await
     }
 }
@@ -212,8 +244,16 @@ impl Server {
     /// With the sequencer of tests.
     pub(super) async fn start() -> (Self, Arc<Sequencer>) {
         let server = Self::with(Config::default()).await;
-        let sequencer = Sequencer::start(&server.log, server.groups.fanout_store());
+        let sequencer = Sequencer::start(&server.log, server.heard());
         (server, sequencer)
+    }
+
+    /// For a sequencer whose places the calls of this server hear of.
+    pub(super) fn heard(&self) -> Heard {
+        Heard {
+            store: self.store.clone(),
+            waiting: self.groups.service.waiting.clone(),
+        }
     }
 
     /// Without one: nothing is ever seen.
@@ -224,12 +264,12 @@ impl Server {
         let clock = ManualClock::at(NOW);
         Self {
             _folder: Some(folder),
-            ..Self::on(&config, Arc::new(store.unwrap()), log, clock)
+            ..Self::on(&config, Arc::new(store.unwrap()), log, clock).await
         }
     }
 
     /// A replica over a store and a log that it shares with others.
-    pub(super) fn on(
+    pub(super) async fn on(
         config: &Config,
         store: Arc<dyn Store>,
         log: Arc<TestLog>,
@@ -253,10 +293,13 @@ impl Server {
             store: store.clone(),
             log: log.clone(),
             clock: Arc::new(clock.clone()),
-            profile: service.on(profile),
+            profile: service.on(profile.clone()),
+            registries: Registries::one(service.on(profile)),
+            connect: Arc::new(|_| Err("no edges in this test".into())),
+            subscriber: "groups/test".to_owned(),
             tasks: tasks.clone(),
         };
-        let groups = start(config, deps).unwrap();
+        let groups = start(config, deps).await.unwrap();
         let mut routes = RoutesBuilder::default();
         groups.add_to(&mut routes);
         let channel = serve(routes, AuthLayer::new(verifier, policy), &tasks);

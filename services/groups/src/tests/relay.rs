@@ -54,8 +54,8 @@ async fn a_change_that_the_log_did_not_take_comes_with_the_next_one_or_by_itself
 async fn a_change_is_answered_with_its_seq_also_when_another_replica_saw_it() {
     let server = Server::with(Config::default()).await;
     let (store, log) = (server.store.clone(), server.log.clone());
-    let other = Server::on(&Config::default(), store, log, server.clock.clone());
-    let _sequencer = Sequencer::start(&server.log, other.groups.fanout_store());
+    let other = Server::on(&Config::default(), store, log, server.clock.clone()).await;
+    let _sequencer = Sequencer::start(&server.log, other.heard());
     let made = server.create(UserId::generate(), &[]).await;
     assert_eq!(made.seq, 2);
 }
@@ -65,7 +65,7 @@ async fn a_change_is_answered_with_its_seq_also_when_another_replica_saw_it() {
 async fn changes_of_several_replicas_reach_the_log_each_once_and_in_order() {
     let (server, sequencer) = Server::start().await;
     let (store, log) = (server.store.clone(), server.log.clone());
-    let other = Server::on(&Config::default(), store, log, server.clock.clone());
+    let other = Server::on(&Config::default(), store, log, server.clock.clone()).await;
     let ann = UserId::generate();
     let group = server.create(ann, &[]).await.group.unwrap().group_id;
     let adds = (0..24).map(|n| {

@@ -66,16 +66,34 @@ async fn a_send_with_a_wrong_field_is_refused_by_name_and_changes_nothing() {
         (R::TextNotStorable, "text", "\0".to_owned()),
     ];
     let send = |conversation_id: &str, message_id: &str, text: &str| wire::Send {
-        traceparent: String::new(),
         conversation_id: conversation_id.to_owned(),
         message_id: message_id.to_owned(),
         text: text.to_owned(),
+        ..wire::Send::default()
     };
+    let mentions = |conversation_id: &str, users: Vec<String>, all: bool| wire::Send {
+        mentioned_user_ids: users,
+        mentions_all: all,
+        ..send(conversation_id, &good, "x")
+    };
+    let group = format!("g:{}", Uuid::now_v7());
+    let many = (0..51).map(|_| Uuid::now_v7().to_string()).collect();
+    let field = "mentioned_user_ids";
+    let mentions = [
+        (R::FieldOutOfRange, field, mentions(&own, Vec::new(), true)),
+        (R::FieldOutOfRange, field, mentions(&group, many, false)),
+        (
+            R::FieldMalformed,
+            field,
+            mentions(&group, vec!["ada".to_owned()], false),
+        ),
+    ];
     let cases = ids
         .map(|(reason, field, id)| (reason, field, send(&id, &good, "x")))
         .into_iter()
         .chain(names.map(|(reason, field, id)| (reason, field, send(&own, &id, "x"))))
-        .chain(texts.map(|(reason, field, text)| (reason, field, send(&own, &good, &text))));
+        .chain(texts.map(|(reason, field, text)| (reason, field, send(&own, &good, &text))))
+        .chain(mentions);
 
     let mut session = scene.ada.session().await;
     for (reason, field, send) in cases {
@@ -87,6 +105,8 @@ async fn a_send_with_a_wrong_field_is_refused_by_name_and_changes_nothing() {
             conversation_id: send.conversation_id,
             message_id: send.message_id,
             text: send.text,
+            mentioned_user_ids: send.mentioned_user_ids,
+            mentions_all: send.mentions_all,
         };
         refused(scene.ada.messaging().send_message(request).await).is(reason, field);
     }
@@ -124,7 +144,7 @@ async fn a_text_is_measured_in_characters_and_comes_back_as_it_was() {
     let history = grace.history(&conversation, texts.len() as u64).await;
     let read = history.iter().map(|event| match &event.kind {
         Some(wire::event::Kind::Message(message)) => message.text.clone(),
-        None => String::new(),
+        _ => String::new(),
     });
     assert!(read.eq(texts.iter().cloned()));
     // A preview has at most 100 of them, and breaks none.

@@ -21,6 +21,7 @@ fn send(conversation_id: &str, text: &str) -> SendMessageRequest {
         conversation_id: conversation_id.to_owned(),
         message_id: Uuid::now_v7().to_string(),
         text: text.to_owned(),
+        ..SendMessageRequest::default()
     }
 }
 

@@ -62,14 +62,15 @@ async fn every_device_of_every_member_receives_what_is_sent_and_the_sender_s_oth
         let row = device.conversation(&id).await;
         assert_eq!(row.unread_count, unread, "{}", device.username);
         let snippet = row.group.expect("what a line shows of the group");
-        assert_eq!((snippet.name.as_str(), snippet.member_count), ("engines", 3));
+        assert_eq!(
+            (snippet.name.as_str(), snippet.member_count),
+            ("engines", 3)
+        );
         assert!(!row.left && row.peer.is_none());
     }
     // The sender's session has its ack, and no echo.
     sender.settle().await;
-    let is_echo = |frame: &proto::messaging::v1::ServerFrame| {
-        matches!(&frame.frame, Some(Heard::Event(event)) if event.seq == ack.seq)
-    };
+    let is_echo = |frame: &proto::messaging::v1::ServerFrame| matches!(&frame.frame, Some(Heard::Event(event)) if event.seq == ack.seq);
     assert!(!sender.kept().any(is_echo));
 }
 
@@ -116,9 +117,7 @@ async fn who_was_removed_reads_up_to_the_removal_and_sends_and_receives_nothing_
     assert_eq!(row.last_seq, removed);
     assert_eq!(row.group.expect("the name at leaving").name, "engines");
     session.settle().await;
-    let is_later = |frame: &proto::messaging::v1::ServerFrame| {
-        matches!(&frame.frame, Some(Heard::Event(event)) if event.seq > removed)
-    };
+    let is_later = |frame: &proto::messaging::v1::ServerFrame| matches!(&frame.frame, Some(Heard::Event(event)) if event.seq > removed);
     assert!(!session.kept().any(is_later));
 }
 
@@ -128,7 +127,9 @@ async fn a_new_member_sees_what_the_group_s_setting_says_and_one_who_comes_back_
     let ada = server.user("ada").await;
     let grace = server.user("grace").await;
     let alan = server.user("alan").await;
-    let (closed, _) = ada.create_group("closed", &[], GroupSettings::default()).await;
+    let (closed, _) = ada
+        .create_group("closed", &[], GroupSettings::default())
+        .await;
     let all = GroupSettings {
         history_access: HistoryAccess::All.into(),
         ..GroupSettings::default()

@@ -60,7 +60,10 @@ async fn who_has_read_a_message_is_counted_and_named_page_by_page() {
             break;
         }
     }
-    let mut expected: Vec<_> = others[..READERS].iter().map(|d| d.user_id.clone()).collect();
+    let mut expected: Vec<_> = others[..READERS]
+        .iter()
+        .map(|d| d.user_id.clone())
+        .collect();
     expected.push(ada.user_id.clone());
     expected.sort();
     assert_eq!(named, expected);
@@ -93,7 +96,10 @@ async fn members_are_mentioned_all_only_by_admins_and_strangers_never() {
         mentions_all: all,
         ..message(id, Uuid::now_v7(), "look")
     };
-    let ack = session.try_send(mention(&ada.user_id, false)).await.unwrap();
+    let ack = session
+        .try_send(mention(&ada.user_id, false))
+        .await
+        .unwrap();
     let history = ada.history(id, ack.seq).await;
     let Some(Kind::Message(said)) = history.last().and_then(|event| event.kind.clone()) else {
         panic!("{history:?}");

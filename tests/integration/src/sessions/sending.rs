@@ -12,7 +12,7 @@ use uuid::Uuid;
 fn text_of(event: &proto::messaging::v1::Event) -> &str {
     match &event.kind {
         Some(Kind::Message(message)) => &message.text,
-        None => panic!("not a message"),
+        _ => panic!("not a message"),
     }
 }
 
