@@ -13,7 +13,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -36,6 +36,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_GROUPS_MAX: usize = 64;
 /// Old requests that one sweep forgets: more than a replica takes on in that time.
 const SWEEP_REQUESTS_MAX: usize = 1_000;
+/// How often what calls of the past have left in memory is looked through: all of it is.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// How long the changes of one group may take to be durable before the sweep goes on.
 const APPEND_DEADLINE: Duration = Duration::from_secs(10);
 /// The pauses after failures.
@@ -138,17 +140,21 @@ impl Relay {
         }
     }
 
-    /// Looks for what is left, until `stop`. `tidy` is called each time, for what else is to be done
-    /// from time to time.
+    /// Looks for what is left, until `stop`. `tidy` is called from time to time, for what else is to be
+    /// done.
     pub(crate) async fn sweep(self: Arc<Self>, stop: CancellationToken, tidy: impl Fn()) {
         let mut pause = SWEEP_EVERY;
         let mut retry = RETRY_FIRST;
+        let mut tidied = Instant::now();
         while stop
             .run_until_cancelled(tokio::time::sleep(pause))
             .await
             .is_some()
         {
-            tidy();
+            if tidied.elapsed() >= TIDY_EVERY {
+                tidy();
+                tidied = Instant::now();
+            }
             pause = match stop.run_until_cancelled(self.round()).await {
                 Some(Ok(more)) => {
                     retry = RETRY_FIRST;
