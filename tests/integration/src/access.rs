@@ -20,7 +20,8 @@ const PUBLIC: [&str; 3] = [
     "/messenger.profile.v1.AccountService/Refresh",
 ];
 /// What only services may call, by their comments in the contract.
-const INTERNAL: [&str; 3] = [
+const INTERNAL: [&str; 4] = [
+    "/messenger.groups.v1.DirectoryService/",
     "/messenger.messaging.v1.EdgeService/",
     "/messenger.presence.v1.RegistryService/",
     "/messenger.profile.v1.AccountService/ListPublicKeys",

@@ -6,6 +6,7 @@ use harness::program;
 
 const GOOD: &str = "
 profile_addresses = ['127.0.0.1:1']
+groups_addresses = ['127.0.0.1:1']
 [[presence]]
 name = 'presence-0'
 url = 'http://127.0.0.1:1'

@@ -135,7 +135,10 @@ async fn any_uuid_names_a_message_whatever_its_order() {
     let conversation = ada.with(&grace);
     let mut phone = ada.session().await;
     // Falling, so that each is below the largest one known and must be looked up.
-    let ids: Vec<_> = (1..=50_u128).rev().map(Uuid::from_u128).collect();
+    let ids: Vec<_> = (1..=50_u128)
+        .rev()
+        .map(|n| Uuid::from_u128(n << 64))
+        .collect();
     for (at, id) in ids.iter().enumerate() {
         let ack = phone.send_as(&conversation, *id, &format!("{at}")).await;
         assert_eq!((ack.seq, ack.duplicate), (at as u64 + 1, false));
