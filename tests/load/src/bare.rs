@@ -27,10 +27,13 @@ use crate::raw::BytesCodec;
 /// Frames that may wait for a stream: as many as a session of the server may have.
 const QUEUE_FRAMES: usize = 1_024;
 
+/// A stream that frames are written to.
+type FrameSender = mpsc::Sender<Result<Bytes, Status>>;
+
 /// The streams that frames are written to.
 #[derive(Clone, Default)]
 struct FanOut {
-    streams: Arc<Mutex<Vec<mpsc::Sender<Result<Bytes, Status>>>>>,
+    streams: Arc<Mutex<Vec<FrameSender>>>,
 }
 
 impl NamedService for FanOut {
