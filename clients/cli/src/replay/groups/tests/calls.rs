@@ -19,6 +19,8 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::fake::{FRAMES_MAX, Fault, Service, change};
 
+type WeakSender = mpsc::WeakSender<Result<pb::ServerFrame, Status>>;
+
 /// Longer than a test.
 const HEARTBEAT_MS: u32 = 600_000;
 const EXPIRES_UNIX_MS: i64 = 4_000_000_000_000;
@@ -443,17 +445,24 @@ impl session::SessionService for Service {
             frame: Some(Frame::Welcome(welcome)),
         };
         sender.try_send(Ok(welcome)).unwrap();
+        let own = sender.downgrade();
         state
             .sessions
             .insert(token.clone(), (user_id.clone(), sender));
         drop(state);
-        tokio::spawn(self.clone().hear(token, user_id, frames));
+        tokio::spawn(self.clone().hear(own, token, user_id, frames));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
 impl Service {
-    async fn hear(self, token: String, user_id: String, mut frames: Streaming<pb::ClientFrame>) {
+    async fn hear(
+        self,
+        own: WeakSender,
+        token: String,
+        user_id: String,
+        mut frames: Streaming<pb::ClientFrame>,
+    ) {
         while let Ok(Some(frame)) = frames.message().await {
             let mut state = self.state();
             let answer = match frame.frame {
@@ -493,6 +502,15 @@ impl Service {
                     frame: Some(answer),
                 }));
             }
+        }
+        // The client has closed its half; a newer session may have taken its place.
+        let mut state = self.state();
+        let now = state.sessions.get(&token).map(|(_, session)| session);
+        if own
+            .upgrade()
+            .is_some_and(|own| now.is_some_and(|now| now.same_channel(&own)))
+        {
+            state.sessions.remove(&token);
         }
     }
 }
