@@ -104,7 +104,10 @@ async fn members_are_mentioned_all_only_by_admins_and_strangers_never() {
     let Some(Kind::Message(said)) = history.last().and_then(|event| event.kind.clone()) else {
         panic!("{history:?}");
     };
-    assert_eq!(said.mentioned_user_ids, [ada.user_id.clone()]);
+    assert_eq!(
+        said.mentioned_user_ids.as_slice(),
+        std::slice::from_ref(&ada.user_id)
+    );
     let refusal = session.try_send(mention(&alan.user_id, false)).await;
     assert_eq!(refusal.unwrap_err().reason, ErrorReason::MentionNotAMember);
     let refusal = session.try_send(mention("", true)).await;
