@@ -3,6 +3,7 @@
 mod outages;
 mod rolling;
 mod settings;
+mod traced;
 
 use std::time::Duration;
 
