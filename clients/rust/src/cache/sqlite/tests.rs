@@ -149,3 +149,92 @@ async fn rows_are_listed_by_time_with_the_newest_marks_and_the_peer() {
     assert_eq!(rows[0].peer_marks, Some(read));
     assert!(rows[0].peer.is_some());
 }
+
+#[tokio::test]
+async fn a_file_from_before_groups_is_read_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let mut connection = Connection::open(&path).unwrap();
+    let before = Migrations::new(vec![M::up(write::SCHEMA)]);
+    before.to_latest(&mut connection).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO messages VALUES ('a', 1, 1, 1001, 'peer', 'm1', 'text 1');
+             INSERT INTO unsent (conversation_id, message_id, text) VALUES ('a', '2', 'hello');",
+        )
+        .unwrap();
+    drop(connection);
+    let cache = SqliteCache::open(&path).await.unwrap();
+    let stored = cache.load(USER_ID, 10).await.unwrap();
+    assert_eq!(stored.unsent, [unsent("a", "2")]);
+    assert_eq!(cache.messages("a", 0, 10).await.unwrap(), [message("a", 1)]);
+    assert!(cache.group_changes("a", 0, 10).await.unwrap().is_empty());
+}
+
+fn change(version: u64, name: Option<&str>) -> GroupChange {
+    GroupChange {
+        conversation_id: "g:1".to_owned(),
+        seq: 10 + version,
+        message_index: 3,
+        time_unix_ms: 5,
+        actor_id: "peer".to_owned(),
+        version,
+        kind: crate::model::GroupChangeKind::Updated,
+        members: Vec::new(),
+        name: name.map(str::to_owned),
+        description: None,
+        picture: None,
+        announcement: false,
+        member_count: 4,
+    }
+}
+
+#[tokio::test]
+async fn the_name_of_a_group_goes_along_with_its_changes_and_old_changes_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = SqliteCache::open(dir.path().join("cache")).await.unwrap();
+    let cache = cache.keep(2);
+    let row = |name: Option<&str>| Conversation {
+        conversation_id: "g:1".to_owned(),
+        group: name.map(|name| crate::model::GroupSnippet {
+            group_id: "1".to_owned(),
+            name: name.to_owned(),
+            version: 2,
+            ..Default::default()
+        }),
+        ..Conversation::default()
+    };
+    // A row that was asked for, changes that it has and has not, and a row that was pushed.
+    let changes = [
+        change(2, Some("old")),
+        change(3, Some("new")),
+        change(4, None),
+    ];
+    for batch in [
+        Batch {
+            conversations: vec![row(Some("asked"))],
+            ..Batch::default()
+        },
+        Batch {
+            group_changes: changes[..1].to_vec(),
+            ..Batch::default()
+        },
+    ] {
+        cache.apply(batch).await.unwrap();
+    }
+    let name = async || {
+        let rows = cache.conversations(10).await.unwrap();
+        rows[0].group.clone().unwrap()
+    };
+    assert_eq!(name().await.name, "asked");
+    let batch = Batch {
+        group_changes: changes[1..].to_vec(),
+        conversations: vec![row(None)],
+        ..Batch::default()
+    };
+    cache.apply(batch).await.unwrap();
+    let snippet = name().await;
+    assert_eq!((snippet.name.as_str(), snippet.version), ("new", 4));
+    let kept = cache.group_changes("g:1", 0, 10).await.unwrap();
+    assert_eq!(kept, [changes[2].clone(), changes[1].clone()]);
+}
