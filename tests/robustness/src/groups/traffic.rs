@@ -182,7 +182,9 @@ async fn make_groups(stage: &Arc<GroupStage>, devices: &[Arc<GroupDevice>]) -> a
             .iter()
             .find(|device| device.role.user == group.owner)
             .context("an owner without a device")?;
-        let client = owner.ground()?.client.clone();
+        // Its connections end with it.
+        let ground = owner.ground()?;
+        let client = ground.client.clone();
         let office = Office::new(stage, owner.role, client.clone());
         let asked = Asked::Create(group.first.clone());
         let (answer, group_id) = office.ask(number, asked, false).await;

@@ -137,8 +137,8 @@ fn stretch(
     if !begins {
         return Err("it does not begin where it should");
     }
-    if !read.more && !ends {
-        return Err("it does not come to the end, and says that there is no more");
+    if read.more == ends {
+        return Err("it is wrong about whether there is more");
     }
     if from > to || first > from || to > last {
         return Err("it covers what was not asked for");
