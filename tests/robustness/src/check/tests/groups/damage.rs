@@ -403,9 +403,8 @@ fn accepted_twice_as_new(records: &mut Vec<Record>, nth: usize) -> bool {
 }
 
 fn a_request_with_two_answers(records: &mut Vec<Record>, nth: usize) -> bool {
-    let answer = pick(records, nth, |record| match placed(record) {
-        Some(_) => Some(record.clone()),
-        None => None,
+    let answer = pick(records, nth, |record| {
+        placed(record).is_some().then(|| record.clone())
     });
     let Some(mut answer) = answer else {
         return false;
@@ -440,6 +439,9 @@ fn one_event_for_two_requests(records: &mut Vec<Record>, nth: usize) -> bool {
     true
 }
 
+/// A group, who gave it a name, and the name.
+type Renamed = (No, Option<No>, String);
+
 /// Of two new names, the second one becomes the first again, and was not asked for.
 fn a_request_that_is_carried_out_twice(records: &mut Vec<Record>, nth: usize) -> bool {
     let renamed = all(records, |record| match record {
@@ -454,7 +456,7 @@ fn a_request_that_is_carried_out_twice(records: &mut Vec<Record>, nth: usize) ->
         _ => None,
     });
     let asked = calls_answered(records);
-    let is_pair = |(one, other): (&(No, Option<No>, String), &(No, Option<No>, String))| {
+    let is_pair = |(one, other): (&Renamed, &Renamed)| {
         (one.0, one.1) == (other.0, other.1) && one.2 != other.2 && asked.contains(&one.2)
     };
     let pairs: Vec<(String, String)> = renamed
