@@ -10,12 +10,14 @@ use serde::Serialize;
 
 use crate::history::Record;
 
+mod groups;
 mod lists;
 mod messages;
 mod reads;
 mod sessions;
 mod world;
 
+pub(crate) use groups::GroupWorld;
 pub(crate) use lists::Expected;
 pub(crate) use world::World;
 
@@ -43,6 +45,8 @@ pub enum Wrong {
     UnreadWrong,
     /// A mark that went back, is above the conversation's end, or is lost.
     MarksWrong,
+    /// Received, read or sent by somebody who was not a member, or not allowed to.
+    Foreign,
     /// Something that did not come to rest: a send without an answer, a session that is not live.
     Unsettled,
     /// A process that died by itself, did not start, or panicked.
@@ -51,7 +55,7 @@ pub enum Wrong {
 
 impl Wrong {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Lost,
         Self::Duplicated,
         Self::Gaps,
@@ -62,6 +66,7 @@ impl Wrong {
         Self::Diverged,
         Self::UnreadWrong,
         Self::MarksWrong,
+        Self::Foreign,
         Self::Unsettled,
         Self::Crashed,
     ];
@@ -79,6 +84,7 @@ impl Wrong {
             Self::Diverged => "diverged",
             Self::UnreadWrong => "unread_wrong",
             Self::MarksWrong => "marks_wrong",
+            Self::Foreign => "foreign",
             Self::Unsettled => "unsettled",
             Self::Crashed => "crashed",
         }
@@ -133,6 +139,7 @@ pub fn judge(records: &[Record]) -> Verdict {
     sessions::judge(&world, records, &mut verdict);
     reads::judge(&world, records, &mut verdict);
     lists::judge(&world, records, &mut verdict);
+    groups::judge(records, &mut verdict);
     verdict
 }
 

@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub mod groups;
+
 /// Numbers of users, devices and conversations: their places in the cast.
 pub type No = u16;
 /// Microseconds since the run began, by one monotonic clock.
@@ -339,4 +341,6 @@ pub enum Record {
         conversation: No,
         contents: Vec<u32>,
     },
+    /// Something was seen of groups.
+    Group(groups::GroupRecord),
 }

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod deployment;
 pub mod fault;
+mod groups;
 pub mod history;
 pub mod plan;
 pub mod recorder;

@@ -57,6 +57,9 @@ struct Args {
     /// Direct conversations
     #[arg(long, default_value_t = 80)]
     conversations: u16,
+    /// Groups, of users of their own
+    #[arg(long, default_value_t = 3)]
+    groups: u16,
     /// Kafka brokers of a cluster: 1, or 3 that replicate
     #[arg(long, default_value_t = 1)]
     brokers: usize,
@@ -150,6 +153,7 @@ async fn perform(args: &Args) -> anyhow::Result<bool> {
             users: args.users,
             devices_per_user: args.devices_per_user,
             conversations: args.conversations,
+            groups: args.groups,
             rate: args.rate,
         },
         faults: chosen(&args.faults, all)?,

@@ -15,6 +15,8 @@ pub struct Size {
     pub devices_per_user: No,
     /// Direct conversations.
     pub conversations: No,
+    /// Groups, which have users of their own.
+    pub groups: No,
     /// Messages a second, over all.
     pub rate: f64,
 }
@@ -290,6 +292,7 @@ mod tests {
         users: 20,
         devices_per_user: 2,
         conversations: 30,
+        groups: 0,
         rate: 100.0,
     };
 

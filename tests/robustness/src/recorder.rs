@@ -14,7 +14,9 @@ use messenger_client::{Message, model::Conversation};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::history::{Content, Mark, Micros, No, Record, Row};
+use crate::history::{Content, Mark, Micros, No, Record, Row, groups::GroupEvent};
+
+mod groups;
 
 /// The file of the history in its folder: a record a line.
 pub const HISTORY_FILE: &str = "history.jsonl";
@@ -35,6 +37,10 @@ struct State {
     users: HashMap<String, No>,
     conversations: HashMap<String, No>,
     sends: u32,
+    group_users: HashMap<String, No>,
+    groups: HashMap<String, No>,
+    group_events: HashMap<GroupEvent, u32>,
+    group_calls: u32,
     file: BufWriter<File>,
     bytes: u64,
 }
@@ -52,6 +58,10 @@ impl Recorder {
                 users: HashMap::new(),
                 conversations: HashMap::new(),
                 sends: 0,
+                group_users: HashMap::new(),
+                groups: HashMap::new(),
+                group_events: HashMap::new(),
+                group_calls: 0,
                 file: BufWriter::with_capacity(1 << 20, file),
                 bytes: 0,
             }),
@@ -163,6 +173,7 @@ impl State {
             } => {
                 self.conversations.insert(id.clone(), *conversation);
             }
+            Record::Group(record) => self.name_groups(record),
             _ => {}
         }
         if self.bytes < FILE_BYTES_MAX

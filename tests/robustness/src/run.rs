@@ -16,7 +16,11 @@ use crate::{
     check::{self, Verdict, Wrong},
     deployment::Deployment,
     fault::{Injector, Named, Schedule, unavailable},
-    history::{Micros, News, Record},
+    groups::{self, GroupCast, GroupTraffic},
+    history::{
+        Micros, News, Record,
+        groups::{Answer, GroupRecord},
+    },
     plan::{Cast, Size},
     recorder::Recorder,
     settle, texts,
@@ -56,6 +60,27 @@ pub struct FaultCount {
     pub observed: u64,
 }
 
+/// What happened in groups.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct GroupCounts {
+    /// Messages handed over.
+    pub sent: u64,
+    /// Acks, those of retries included.
+    pub acked: u64,
+    /// Messages that were refused: by somebody who was not a member, or not an admin.
+    pub rejected: u64,
+    /// Changes that were asked for.
+    pub changes: u64,
+    /// Answers that a change is decided, those to a repeated request included.
+    pub changes_answered: u64,
+    /// Changes that were refused.
+    pub changes_rejected: u64,
+    /// Events handed out by sessions.
+    pub handed_out: u64,
+    /// Pages of history and lists.
+    pub reads: u64,
+}
+
 /// The outcome of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -76,6 +101,8 @@ pub struct Report {
     pub handed_out: u64,
     /// Pages of history and lists.
     pub reads: u64,
+    /// The same of groups, and their changes.
+    pub groups: GroupCounts,
     /// Sessions that were opened again.
     pub reconnects: u64,
     /// Apps that were ended and begun again.
@@ -116,7 +143,11 @@ pub async fn run(
     let apps = folder.join("apps");
     let traffic = Traffic::assemble(recorder.clone(), deployment.clone(), cast, &texts, &apps);
     let traffic = traffic.await?;
-    tracing::info!(devices = traffic.devices.len(), "sessions are open");
+    let cast = GroupCast::new(task.seed, &task.size);
+    let in_groups =
+        GroupTraffic::assemble(recorder.clone(), deployment.clone(), cast, &texts, &apps).await?;
+    let devices = traffic.devices.len() + in_groups.devices.len();
+    tracing::info!(devices, "sessions are open");
 
     let faults_unavailable: BTreeMap<String, String> = task
         .faults
@@ -146,6 +177,7 @@ pub async fn run(
     });
 
     traffic.begin(task.seed, &task.size, &stop);
+    in_groups.begin(task.seed, &task.size, &stop);
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep(task.lasts) => {}
@@ -155,16 +187,18 @@ pub async fn run(
     tracing::info!("no more faults");
     let _ = tokio::time::timeout(LAST_QUIET, stop.cancelled()).await;
     stop.cancel();
-    traffic.end().await;
+    tokio::join!(traffic.end(), in_groups.end());
     tracing::info!("no more traffic");
-    if let Err(error) = settle::settle(&traffic).await {
+    let unsettled = |error: anyhow::Error| {
         let what = format!("{error:#}");
         recorder.add(Record::Unsettled { what });
-    }
+    };
+    settle::settle(&traffic).await.unwrap_or_else(unsettled);
+    groups::settle(&in_groups).await.unwrap_or_else(unsettled);
     end.cancel();
     watching.await.context("the watch over processes")?;
     look_for_panics(&*deployment, &recorder);
-    drop(traffic);
+    drop((traffic, in_groups));
 
     let records = recorder.finish()?;
     let verdict = check::judge(&records);
@@ -215,6 +249,7 @@ pub fn report(records: &[Record], verdict: &Verdict) -> Report {
         duplicate_acks: 0,
         handed_out: 0,
         reads: 0,
+        groups: GroupCounts::default(),
         reconnects: 0,
         restarts: 0,
         sdk_errors: BTreeMap::new(),
@@ -240,6 +275,7 @@ pub fn report(records: &[Record], verdict: &Verdict) -> Report {
             Record::Got { contents, .. } => report.handed_out += contents.len() as u64,
             Record::Read(_) | Record::List(_) => report.reads += 1,
             Record::AppEnded { .. } => report.restarts += 1,
+            Record::Group(record) => count_group(record, &mut report.groups),
             Record::Session {
                 news: News::Disconnected(_),
                 ..
@@ -257,6 +293,39 @@ pub fn report(records: &[Record], verdict: &Verdict) -> Report {
     report
 }
 
+fn count_group(record: &GroupRecord, counts: &mut GroupCounts) {
+    match record {
+        GroupRecord::Send(_) => counts.sent += 1,
+        GroupRecord::Ack { .. } => counts.acked += 1,
+        GroupRecord::Refused { .. } => counts.rejected += 1,
+        GroupRecord::Call(_) => counts.changes += 1,
+        GroupRecord::Answer { answer, .. } => match answer {
+            Answer::Done { .. } => counts.changes_answered += 1,
+            Answer::Refused(_) => counts.changes_rejected += 1,
+            Answer::Unknown(_) => {}
+        },
+        GroupRecord::Got { events, .. } => counts.handed_out += events.len() as u64,
+        GroupRecord::Read(_) | GroupRecord::List(_) => counts.reads += 1,
+        _ => {}
+    }
+}
+
+/// Whether the traffic means to be refused so.
+fn is_planned(call: &str, reason: &str) -> bool {
+    let reasons: &[&str] = match call {
+        "send_message" => &[
+            "FIELD_REQUIRED",
+            "TEXT_TOO_LONG",
+            "TEXT_NOT_STORABLE",
+            "NOT_A_MEMBER",
+        ],
+        "send_to_group" => &["NOT_A_MEMBER", "ADMINS_ONLY"],
+        "list_group_events" | "mark_group_read" => &["NOT_A_MEMBER"],
+        _ => &["GROUP_NOT_FOUND", "MEMBER_NOT_FOUND", "ROLE_NOT_SUFFICIENT"],
+    };
+    reasons.contains(&reason)
+}
+
 /// Injected and observed apart: a fault that nobody notices was none, and what is noticed without a
 /// fault is something else.
 fn count_faults(records: &[Record], world: &check::World<'_>, report: &mut Report) {
@@ -272,15 +341,7 @@ fn count_faults(records: &[Record], world: &check::World<'_>, report: &mut Repor
                 t, call, reason, ..
             } => {
                 // Refusals are a part of the traffic.
-                let is_planned = call == "send_message"
-                    && [
-                        "FIELD_REQUIRED",
-                        "TEXT_TOO_LONG",
-                        "TEXT_NOT_STORABLE",
-                        "NOT_A_MEMBER",
-                    ]
-                    .contains(&reason.as_str());
-                (!is_planned).then_some(*t)
+                (!is_planned(call, reason)).then_some(*t)
             }
             Record::Ack { t, send, .. } => {
                 let sent = world.fates.get(send)?.send.t;

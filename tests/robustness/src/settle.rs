@@ -18,17 +18,17 @@ use crate::{
 
 /// How long what is under way may take to come to rest after the last fault: sends that are retried,
 /// sessions that connect again, a node that replays its log.
-const REST_DEADLINE: Duration = Duration::from_secs(90);
+pub(crate) const REST_DEADLINE: Duration = Duration::from_secs(90);
 /// How long one call may be tried.
-const CALL_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// Between two tries of a call.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Users who read at the same time.
 const AT_A_TIME: usize = 4;
 /// Events of a page, and messages of a page: unlike each other, so that both end everywhere.
-const EVENTS_PAGE: i32 = 200;
+pub(crate) const EVENTS_PAGE: i32 = 200;
 const MESSAGES_PAGE: i32 = 173;
 /// Rows and messages of a page of a cache.
 const CACHE_PAGE: usize = 10_000;
@@ -113,7 +113,7 @@ async fn wait_for_end(device: &Device, heads: &HashMap<No, u64>, deadline: Insta
 }
 
 /// Repeats a call that changes nothing until the answer is definite.
-async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, Error>
+pub(crate) async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {

@@ -25,16 +25,17 @@ mod app;
 mod device;
 mod ops;
 
+pub(crate) use app::{Ground, RECONNECT_WAIT};
 pub(crate) use device::Device;
 
 /// The password of the whole cast.
 const PASSWORD: &str = "correct horse battery";
 /// Accounts that are made at the same time.
-const AT_A_TIME: usize = 4;
+pub(crate) const AT_A_TIME: usize = 4;
 /// Messages of a user that may be sent again or asked about.
 const RECENT_MAX: usize = 64;
 /// How long calls that are under way may take to end: each is tried several times.
-const CALLS_DEADLINE: Duration = Duration::from_secs(90);
+pub(crate) const CALLS_DEADLINE: Duration = Duration::from_secs(90);
 
 /// A message that a user has sent lately.
 #[derive(Debug, Clone)]
@@ -88,6 +89,15 @@ pub(crate) struct Traffic {
 }
 
 impl User {
+    pub(crate) fn new(number: No, username: String) -> Self {
+        Self {
+            number,
+            username,
+            id: OnceLock::new(),
+            knowledge: Mutex::default(),
+        }
+    }
+
     pub(crate) fn id(&self) -> &str {
         self.id.get().map_or("", String::as_str)
     }
@@ -100,7 +110,7 @@ impl User {
         }
     }
 
-    fn account(&self) -> NewAccount {
+    pub(crate) fn account(&self) -> NewAccount {
         NewAccount {
             username: self.username.clone(),
             password: PASSWORD.to_owned(),
@@ -174,12 +184,8 @@ impl Traffic {
         let users: Vec<_> = cast
             .users()
             .map(|number| {
-                Arc::new(User {
-                    number,
-                    username: format!("u{number}-{}", &run[..8]),
-                    id: OnceLock::new(),
-                    knowledge: Mutex::default(),
-                })
+                let username = format!("u{number}-{}", &run[..8]);
+                Arc::new(User::new(number, username))
             })
             .collect();
         let stage = Arc::new(Stage {

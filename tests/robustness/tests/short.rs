@@ -17,6 +17,7 @@ const SIZE: Size = Size {
     users: 16,
     devices_per_user: 2,
     conversations: 24,
+    groups: 2,
     rate: 120.0,
 };
 

@@ -6,6 +6,7 @@ use super::{Wrong, judge};
 use crate::history::Record;
 
 mod damage;
+mod groups;
 mod made;
 
 use damage::DAMAGES;
@@ -29,6 +30,7 @@ fn nothing_is_judged_of_nothing() {
 fn each_kind_of_wrong_is_told_apart() {
     for wrong in Wrong::ALL {
         let has_damage = DAMAGES.iter().any(|damage| damage.wrong == wrong);
+        let has_damage = has_damage || groups::makes(wrong);
         assert!(has_damage, "nothing makes {}", wrong.name());
     }
     for damage in DAMAGES {

@@ -17,16 +17,17 @@ use crate::{
 /// How long a killed app may take to let its files go.
 const LET_GO: Duration = Duration::from_secs(10);
 /// Waits of an impatient app before it connects again.
-const RECONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+pub(crate) const RECONNECT_WAIT: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(2));
 /// Messages of a conversation that a cache keeps: all of them.
 const KEEP_MESSAGES: u64 = 100_000_000;
 /// Events taken down at a time.
 const BATCH_MAX: usize = 256;
 
 /// The app of a device, without a session yet.
-pub(super) struct Ground {
-    runtime: Option<Runtime>,
-    pub(super) client: Client,
+pub(crate) struct Ground {
+    pub(crate) runtime: Option<Runtime>,
+    pub(crate) client: Client,
 }
 
 /// The app of a device, with its session.
@@ -50,7 +51,7 @@ pub(crate) struct View {
 
 impl Ground {
     /// Starts the app's runtime and makes its client.
-    pub(super) fn new(url: &str, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(url: &str, folder: &Path) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("app")
@@ -70,7 +71,7 @@ impl Ground {
     }
 
     /// Ends it at once.
-    async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         if let Some(runtime) = self.runtime.take() {
             let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(LET_GO));
             // It cannot panic.
