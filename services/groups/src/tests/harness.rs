@@ -133,6 +133,7 @@ impl Membership for Nothing {
 }
 
 /// The store as the sequencer of tests sees it: what it notes is heard by the calls of one server.
+#[derive(Clone)]
 pub(super) struct Heard {
     store: Arc<dyn Store>,
     waiting: Arc<Waiting>,
@@ -180,17 +181,17 @@ pub(super) struct Sequencer {
 }
 
 impl Sequencer {
-    pub(super) fn start(log: &Arc<TestLog>, store: Arc<dyn FanoutStore>) -> Arc<Self> {
+    pub(super) fn start(log: &Arc<TestLog>, heard: Heard) -> Arc<Self> {
         let sequencer = Arc::new(Self::default());
         let (this, log) = (sequencer.clone(), log.clone());
         tokio::spawn(async move {
             let mut membership = log.join(READERS, Topic::Messages).await.unwrap();
             while let Ok(mut reader) = membership.assigned().await {
-                let (this, store) = (this.clone(), store.clone());
+                let (this, heard) = (this.clone(), heard.clone());
                 tokio::spawn(async move {
                     while let Ok(records) = reader.next(100).await {
                         let changes = records.iter().filter_map(|r| this.carry_out(&r.payload));
-                        store.note_sequenced(changes.collect()).await.unwrap();
+                        heard.note_sequenced(changes.collect()).await.unwrap();
                     }
                 });
             }
