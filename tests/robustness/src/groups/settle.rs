@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
 use messenger_client::{
-    Client, Error,
-    model::{EventRange, Order},
+    Client, Error, Message,
+    model::{EventRange, MessageRange, Order},
 };
 use tokio::time::Instant;
 
@@ -16,9 +16,12 @@ use super::{
 use crate::{
     check::GroupWorld,
     history::{No, Record, groups::GroupRecord},
-    settle::{CALL_DEADLINE, EVENTS_PAGE, LOOK, REST_DEADLINE, patiently},
+    settle::{CALL_DEADLINE, EVENTS_PAGE, LOOK, MESSAGES_PAGE, REST_DEADLINE, patiently},
     traffic::{User, reason},
 };
+
+/// Members of a page: more than a group has.
+const MEMBERS_PAGE: i32 = 100;
 
 /// Brings everything to rest and takes down what is there then.
 pub(crate) async fn settle(traffic: &GroupTraffic) -> anyhow::Result<()> {
@@ -108,7 +111,28 @@ async fn read_group(
             group,
             events,
         });
+        let events = all_messages(stage, &client, group).await?;
+        stage.recorder.add_group(GroupRecord::Messages {
+            user: *user,
+            group,
+            events,
+        });
     }
+    let owner = stage.cast.groups[usize::from(group)].owner;
+    let owner = clients.get(&owner).context("an owner who has not read")?;
+    let id = stage.group(group).map_or("", |made| made.group_id.as_str());
+    let members =
+        patiently(|| async { owner.groups().members(id, MEMBERS_PAGE, "").await }).await?;
+    let shown = members.members.iter();
+    let mut listed: Vec<_> = shown
+        .map(|member| stage.recorder.group_member(member))
+        .collect();
+    listed.sort_unstable();
+    stage.recorder.add_group(GroupRecord::Members {
+        group,
+        version: members.version,
+        members: listed,
+    });
     Ok(())
 }
 
@@ -149,6 +173,41 @@ async fn all_events(stage: &GroupStage, client: &Client, group: No) -> anyhow::R
             "pages of events do not come to an end"
         );
         after_seq = page.to_seq;
+    }
+}
+
+/// The messages that the user may see, from the newest to the oldest; given in the order of the group.
+async fn all_messages(stage: &GroupStage, client: &Client, group: No) -> anyhow::Result<Vec<u32>> {
+    let conversation_id = stage.conversation_id(group);
+    let mut events = Vec::new();
+    let (mut before, mut as_of_seq) = (0, 0);
+    loop {
+        let range = MessageRange {
+            conversation_id: conversation_id.to_owned(),
+            before_message_index: before,
+            as_of_seq,
+            page_size: MESSAGES_PAGE,
+            order: Order::NewestFirst.into(),
+            ..MessageRange::default()
+        };
+        let pages = match patiently(|| client.list_messages(vec![range.clone()])).await {
+            Err(error) if reason(&error) == "NOT_A_MEMBER" => return Ok(Vec::new()),
+            pages => pages?,
+        };
+        let pages = pages.into_iter().next();
+        let page = pages.context("an answer without a page")?;
+        let shown = page.messages.into_iter();
+        events.extend(shown.map(|shown| {
+            let message = Message::from_shown(conversation_id, shown);
+            stage.recorder.group_message(&message)
+        }));
+        if !page.more || page.from_message_index <= 1 {
+            events.reverse();
+            return Ok(events);
+        }
+        let is_further = before == 0 || page.from_message_index < before;
+        ensure!(is_further, "pages of messages do not come to an end");
+        (before, as_of_seq) = (page.from_message_index, page.as_of_seq);
     }
 }
 
