@@ -35,9 +35,10 @@ pub(crate) async fn settle(traffic: &GroupTraffic) -> anyhow::Result<()> {
         read_group(stage, &mut clients, group).await?;
     }
     tracing::info!("all groups are read");
+    let ends = ends(traffic);
     let deadline = Instant::now() + REST_DEADLINE;
     for device in &traffic.devices {
-        wait_for_end(device, deadline).await;
+        wait_for_end(device, &ends, deadline).await;
     }
     lists(traffic).await?;
     // Once more, with everything read by half of the users.
@@ -69,24 +70,33 @@ async fn wait_for_answers(device: &GroupDevice, deadline: Instant) {
     });
 }
 
+/// The last event that each user sees of each group, by group and user.
+fn ends(traffic: &GroupTraffic) -> HashMap<(No, No), u64> {
+    traffic.stage.recorder.look(|records| {
+        let world = GroupWorld::new(records);
+        let groups = (0..).zip(&traffic.stage.cast.groups);
+        groups
+            .flat_map(|(group, role)| role.users.iter().map(move |user| (group, *user)))
+            .filter_map(|key| Some((key, world.end(key.0, key.1)?.0)))
+            .collect()
+    })
+}
+
 /// Waits until the device has handed out everything. What it has not, the judge sees.
-async fn wait_for_end(device: &GroupDevice, deadline: Instant) {
+async fn wait_for_end(device: &GroupDevice, ends: &HashMap<(No, No), u64>, deadline: Instant) {
     let app = device.app.read().await;
     let Some(app) = app.as_ref() else { return };
-    let groups = device.stage.cast.of_user(device.role.user);
-    let ends: Vec<(No, u64)> = device.stage.recorder.look(|records| {
-        let world = GroupWorld::new(records);
-        let end = |group: No| Some((group, world.end(group, device.role.user)?.0));
-        groups.into_iter().filter_map(end).collect()
-    });
+    let user = device.role.user;
     let is_at_end = || {
         let places = app.view.places.lock();
         let rows = app.view.rows.lock();
-        ends.iter().all(|(group, end)| {
-            let place = places.get(group).is_none_or(|place| place >= end);
-            let row = rows.get(group).is_none_or(|row| row.last.0 >= *end);
-            place && row
-        })
+        let own = ends.iter().filter(|((_, of), _)| *of == user);
+        own.map(|((group, _), end)| (group, end))
+            .all(|(group, end)| {
+                let place = places.get(group).is_none_or(|place| place >= end);
+                let row = rows.get(group).is_none_or(|row| row.last.0 >= *end);
+                place && row
+            })
     };
     while !is_at_end() && Instant::now() < deadline {
         tokio::time::sleep(LOOK).await;
