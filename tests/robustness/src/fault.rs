@@ -131,7 +131,7 @@ pub fn catalogue(deployment: &dyn Deployment) -> Vec<Named> {
         if kind != "kafka" && kind != "postgres" {
             actions.extend([Action::Restart, Action::ClockJump]);
         }
-        if of_kind > 1 && kind == "messaging" {
+        if of_kind > 1 && (kind == "messaging" || kind == "groups") {
             actions.push(Action::Storm);
         }
         if kind == "server" {

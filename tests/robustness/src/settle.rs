@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const AT_A_TIME: usize = 4;
 /// Events of a page, and messages of a page: unlike each other, so that both end everywhere.
 pub(crate) const EVENTS_PAGE: i32 = 200;
-const MESSAGES_PAGE: i32 = 173;
+pub(crate) const MESSAGES_PAGE: i32 = 173;
 /// Rows and messages of a page of a cache.
 const CACHE_PAGE: usize = 10_000;
 

@@ -45,6 +45,9 @@ fn assert_good(report: &Report, folder: tempfile::TempDir) {
     }
     // Otherwise it has shown nothing.
     assert!(report.acked > 300, "{} messages", report.acked);
+    let groups = report.groups;
+    assert!(groups.acked > 50, "{groups:?}");
+    assert!(groups.changes_answered > 5, "{groups:?}");
     let observed = report.faults.values().filter(|count| count.observed > 0);
     assert!(observed.count() >= 3, "{:?}", report.faults);
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
 use messenger_client::{
-    Client, Error,
-    model::{EventRange, Order},
+    Client, Error, Message,
+    model::{EventRange, MessageRange, Order},
 };
 use tokio::time::Instant;
 
@@ -16,9 +16,12 @@ use super::{
 use crate::{
     check::GroupWorld,
     history::{No, Record, groups::GroupRecord},
-    settle::{CALL_DEADLINE, EVENTS_PAGE, LOOK, REST_DEADLINE, patiently},
+    settle::{CALL_DEADLINE, EVENTS_PAGE, LOOK, MESSAGES_PAGE, REST_DEADLINE, patiently},
     traffic::{User, reason},
 };
+
+/// Members of a page: more than a group has.
+const MEMBERS_PAGE: i32 = 100;
 
 /// Brings everything to rest and takes down what is there then.
 pub(crate) async fn settle(traffic: &GroupTraffic) -> anyhow::Result<()> {
@@ -32,9 +35,10 @@ pub(crate) async fn settle(traffic: &GroupTraffic) -> anyhow::Result<()> {
         read_group(stage, &mut clients, group).await?;
     }
     tracing::info!("all groups are read");
+    let ends = ends(traffic);
     let deadline = Instant::now() + REST_DEADLINE;
     for device in &traffic.devices {
-        wait_for_end(device, deadline).await;
+        wait_for_end(device, &ends, deadline).await;
     }
     lists(traffic).await?;
     // Once more, with everything read by half of the users.
@@ -66,24 +70,33 @@ async fn wait_for_answers(device: &GroupDevice, deadline: Instant) {
     });
 }
 
+/// The last event that each user sees of each group, by group and user.
+fn ends(traffic: &GroupTraffic) -> HashMap<(No, No), u64> {
+    traffic.stage.recorder.look(|records| {
+        let world = GroupWorld::new(records);
+        let groups = (0..).zip(&traffic.stage.cast.groups);
+        groups
+            .flat_map(|(group, role)| role.users.iter().map(move |user| (group, *user)))
+            .filter_map(|key| Some((key, world.end(key.0, key.1)?.0)))
+            .collect()
+    })
+}
+
 /// Waits until the device has handed out everything. What it has not, the judge sees.
-async fn wait_for_end(device: &GroupDevice, deadline: Instant) {
+async fn wait_for_end(device: &GroupDevice, ends: &HashMap<(No, No), u64>, deadline: Instant) {
     let app = device.app.read().await;
     let Some(app) = app.as_ref() else { return };
-    let groups = device.stage.cast.of_user(device.role.user);
-    let ends: Vec<(No, u64)> = device.stage.recorder.look(|records| {
-        let world = GroupWorld::new(records);
-        let end = |group: No| Some((group, world.end(group, device.role.user)?.0));
-        groups.into_iter().filter_map(end).collect()
-    });
+    let user = device.role.user;
     let is_at_end = || {
         let places = app.view.places.lock();
         let rows = app.view.rows.lock();
-        ends.iter().all(|(group, end)| {
-            let place = places.get(group).is_none_or(|place| place >= end);
-            let row = rows.get(group).is_none_or(|row| row.last.0 >= *end);
-            place && row
-        })
+        let own = ends.iter().filter(|((_, of), _)| *of == user);
+        own.map(|((group, _), end)| (group, end))
+            .all(|(group, end)| {
+                let place = places.get(group).is_none_or(|place| place >= end);
+                let row = rows.get(group).is_none_or(|row| row.last.0 >= *end);
+                place && row
+            })
     };
     while !is_at_end() && Instant::now() < deadline {
         tokio::time::sleep(LOOK).await;
@@ -108,7 +121,28 @@ async fn read_group(
             group,
             events,
         });
+        let events = all_messages(stage, &client, group).await?;
+        stage.recorder.add_group(GroupRecord::Messages {
+            user: *user,
+            group,
+            events,
+        });
     }
+    let owner = stage.cast.groups[usize::from(group)].owner;
+    let owner = clients.get(&owner).context("an owner who has not read")?;
+    let id = stage.group(group).map_or("", |made| made.group_id.as_str());
+    let members =
+        patiently(|| async { owner.groups().members(id, MEMBERS_PAGE, "").await }).await?;
+    let shown = members.members.iter();
+    let mut listed: Vec<_> = shown
+        .map(|member| stage.recorder.group_member(member))
+        .collect();
+    listed.sort_unstable();
+    stage.recorder.add_group(GroupRecord::Members {
+        group,
+        version: members.version,
+        members: listed,
+    });
     Ok(())
 }
 
@@ -149,6 +183,41 @@ async fn all_events(stage: &GroupStage, client: &Client, group: No) -> anyhow::R
             "pages of events do not come to an end"
         );
         after_seq = page.to_seq;
+    }
+}
+
+/// The messages that the user may see, from the newest to the oldest; given in the order of the group.
+async fn all_messages(stage: &GroupStage, client: &Client, group: No) -> anyhow::Result<Vec<u32>> {
+    let conversation_id = stage.conversation_id(group);
+    let mut events = Vec::new();
+    let (mut before, mut as_of_seq) = (0, 0);
+    loop {
+        let range = MessageRange {
+            conversation_id: conversation_id.to_owned(),
+            before_message_index: before,
+            as_of_seq,
+            page_size: MESSAGES_PAGE,
+            order: Order::NewestFirst.into(),
+            ..MessageRange::default()
+        };
+        let pages = match patiently(|| client.list_messages(vec![range.clone()])).await {
+            Err(error) if reason(&error) == "NOT_A_MEMBER" => return Ok(Vec::new()),
+            pages => pages?,
+        };
+        let pages = pages.into_iter().next();
+        let page = pages.context("an answer without a page")?;
+        let shown = page.messages.into_iter();
+        events.extend(shown.map(|shown| {
+            let message = Message::from_shown(conversation_id, shown);
+            stage.recorder.group_message(&message)
+        }));
+        if !page.more || page.from_message_index <= 1 {
+            events.reverse();
+            return Ok(events);
+        }
+        let is_further = before == 0 || page.from_message_index < before;
+        ensure!(is_further, "pages of messages do not come to an end");
+        (before, as_of_seq) = (page.from_message_index, page.as_of_seq);
     }
 }
 

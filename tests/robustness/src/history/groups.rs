@@ -305,4 +305,16 @@ pub enum GroupRecord {
         group: No,
         events: Vec<u32>,
     },
+    /// The messages among that, read by themselves and newest first; here in the order of the group.
+    Messages {
+        user: No,
+        group: No,
+        events: Vec<u32>,
+    },
+    /// The members of a group, as its owner is told after everything had come to rest; by user.
+    Members {
+        group: No,
+        version: u64,
+        members: Vec<(No, Role)>,
+    },
 }

@@ -2,7 +2,7 @@
 
 use messenger_client::{
     GroupChange, Message,
-    model::{Conversation, GroupChangeKind, RawEvent, Watermark},
+    model::{Conversation, GroupChangeKind, Member, RawEvent, Watermark},
 };
 use uuid::Uuid;
 
@@ -81,6 +81,14 @@ impl Recorder {
             return Some(self.group_change(&change));
         }
         Some(self.group_message(&Message::from_event(event)?))
+    }
+
+    /// A member of a list.
+    pub fn group_member(&self, member: &Member) -> (No, Role) {
+        let state = self.state.lock();
+        let user = state.group_users.get(&member.user_id).copied();
+        let number = u32::try_from(member.role).unwrap_or_default();
+        (user.unwrap_or(No::MAX), role(number))
     }
 
     /// A row of a list.

@@ -80,6 +80,21 @@ pub(super) fn judge_truth(world: &GroupWorld<'_>, group: No, verdict: &mut Verdi
             }
         }
     }
+    let told: Vec<(No, Role)> = members.roles.into_iter().collect();
+    match world.listed.get(&group) {
+        Some((at, listed)) if (*at, *listed) != (version, &told[..]) => {
+            verdict.add(Wrong::Diverged, || {
+                format!(
+                    "group {group}: its members are {listed:?} at {at}, by its changes {told:?} at \
+                     {version}"
+                )
+            });
+        }
+        None if world.came_to_rest => verdict.add(Wrong::Unsettled, || {
+            format!("group {group}: nobody has listed its members at the end")
+        }),
+        _ => {}
+    }
 }
 
 /// The table of roles, as far as the cast makes use of it.

@@ -3,8 +3,8 @@
 
 use super::{Verdict, Wrong, world::GroupWorld};
 use crate::history::{
-    Record,
-    groups::{GroupRead, GroupRecord},
+    No, Record,
+    groups::{GroupEvent, GroupRead, GroupRecord, What},
 };
 
 /// Judges what each user reads of each group at the end.
@@ -38,17 +38,63 @@ pub(super) fn judge_views(world: &GroupWorld<'_>, verdict: &mut Verdict) {
             });
         }
     }
+    for ((group, user), numbers) in &world.messages {
+        judge_messages(world, (*group, *user), numbers, verdict);
+    }
     if !world.came_to_rest {
         return;
     }
     for (group, (_, users)) in &world.groups {
         for user in *users {
+            let read = world.messages.iter();
+            if !read.map(|one| one.0).any(|key| key == (*group, *user)) {
+                verdict.add(Wrong::Unsettled, || {
+                    format!("user {user} has not read the messages of group {group} at the end")
+                });
+            }
             if !world.views.contains_key(&(*group, *user)) {
                 verdict.add(Wrong::Unsettled, || {
                     format!("user {user} has not read group {group} at the end")
                 });
             }
         }
+    }
+}
+
+/// The messages that a user reads are those among the events that he may see.
+fn judge_messages(
+    world: &GroupWorld<'_>,
+    (group, user): (No, No),
+    numbers: &[u32],
+    verdict: &mut Verdict,
+) {
+    let read: Vec<_> = numbers.iter().filter_map(|one| world.event(*one)).collect();
+    if read.iter().any(|one| !world.may_see(group, user, one.at.0)) {
+        verdict.add(Wrong::Foreign, || {
+            format!("group {group}: user {user} reads messages that he may not see")
+        });
+    }
+    let is_shown = |event: &&GroupEvent| {
+        matches!(event.what, What::Message(..)) && world.sees(group, user, event.at.0)
+    };
+    let expected: Vec<_> = world.story(group).filter(is_shown).collect();
+    let own = read
+        .iter()
+        .copied()
+        .filter(|one| world.sees(group, user, one.at.0) || !world.may_see(group, user, one.at.0));
+    let own: Vec<_> = own.collect();
+    if own != expected {
+        let place = own
+            .iter()
+            .zip(&expected)
+            .position(|(one, other)| one != other);
+        verdict.add(Wrong::Diverged, || {
+            format!(
+                "group {group}: user {user} reads {} of {} messages; the first difference is at {place:?}",
+                own.len(),
+                expected.len()
+            )
+        });
     }
 }
 

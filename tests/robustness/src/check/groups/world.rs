@@ -46,6 +46,9 @@ pub(super) struct DeviceSeen {
 /// From the joining to the leaving; `None` while the user is a member.
 pub(super) type Window = (u64, Option<u64>);
 
+/// The version of a group, and who is what in it.
+pub(super) type Listed<'a> = (u64, &'a [(No, Role)]);
+
 /// Who is what in a group.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Members {
@@ -75,6 +78,10 @@ pub(crate) struct GroupWorld<'a> {
     pub(super) truth: BTreeMap<No, &'a [u32]>,
     /// By group and user.
     pub(super) views: BTreeMap<(No, No), &'a [u32]>,
+    /// Of each group: its version, and who is what.
+    pub(super) listed: BTreeMap<No, Listed<'a>>,
+    /// Who read which group's messages alone, and what he read.
+    pub(super) messages: Vec<((No, No), &'a [u32])>,
     /// By group and user.
     pub(super) windows: HashMap<(No, No), Vec<Window>>,
     /// By group and user.
@@ -168,6 +175,18 @@ impl<'a> GroupWorld<'a> {
                     self.truth.insert(*group, events);
                 }
                 self.views.insert((*group, *user), events);
+            }
+            GroupRecord::Messages {
+                user,
+                group,
+                events,
+            } => self.messages.push(((*group, *user), events)),
+            GroupRecord::Members {
+                group,
+                version,
+                members,
+            } => {
+                self.listed.insert(*group, (*version, members));
             }
             record => self.take_message(record),
         }

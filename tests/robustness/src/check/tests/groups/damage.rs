@@ -77,6 +77,8 @@ damages! {
     StaleReads a_list_older_than_held,
     StaleReads refused_what_is_held,
     Diverged a_reader_with_less,
+    Diverged a_reader_of_messages_with_less,
+    Diverged another_list_of_members,
     Diverged another_event_seen_in_a_place,
     Diverged a_session_that_stays_behind,
     UnreadWrong a_wrong_unread_count,
@@ -88,6 +90,8 @@ damages! {
     MarksWrong a_mark_beyond_the_end,
     Unsettled a_send_without_an_answer,
     Unsettled a_group_that_was_not_read,
+    Unsettled messages_that_were_not_read,
+    Unsettled members_that_were_not_listed,
 }
 
 /// Whether a damage of groups is called so.

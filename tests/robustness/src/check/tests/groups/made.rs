@@ -532,14 +532,32 @@ impl Made {
         }
         for group in 0..GROUPS {
             for user in 0..USERS {
-                let events = self.seen(group, user, 0).into_iter();
-                let events = events.map(|(_, event)| event).collect();
+                let seen = self.seen(group, user, 0);
+                let log = &self.groups[usize::from(group)].log;
+                let is_message = |seq: u64| matches!(log[seq as usize - 1].what, What::Message(..));
+                let messages = seen.iter().filter(|(seq, _)| is_message(*seq));
+                let messages = messages.map(|(_, event)| *event).collect();
                 self.add(GroupRecord::View {
                     user,
                     group,
-                    events,
+                    events: seen.into_iter().map(|(_, event)| event).collect(),
+                });
+                self.add(GroupRecord::Messages {
+                    user,
+                    group,
+                    events: messages,
                 });
             }
+        }
+        for group in 0..GROUPS {
+            let of = &self.groups[usize::from(group)];
+            let members = of.roles.iter().map(|(user, role)| (*user, *role)).collect();
+            let version = of.version;
+            self.add(GroupRecord::Members {
+                group,
+                version,
+                members,
+            });
         }
         for user in 0..USERS {
             self.list(user, true);

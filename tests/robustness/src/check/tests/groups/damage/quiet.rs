@@ -473,3 +473,29 @@ pub(super) fn a_group_that_was_not_read(records: &mut Vec<Record>, nth: usize) -
     records.remove(views[nth % views.len()]);
     true
 }
+
+pub(super) fn another_list_of_members(records: &mut Vec<Record>, nth: usize) -> bool {
+    let members = pick(records, nth, |record| match record {
+        GroupRecord::Members { members, .. } => Some(members),
+        _ => None,
+    });
+    members.map(|members| members.pop()).is_some()
+}
+
+pub(super) fn members_that_were_not_listed(records: &mut Vec<Record>, _: usize) -> bool {
+    records.retain(|record| !matches!(record, Record::Group(GroupRecord::Members { .. })));
+    true
+}
+
+pub(super) fn a_reader_of_messages_with_less(records: &mut Vec<Record>, nth: usize) -> bool {
+    let messages = pick(records, nth, |record| match record {
+        GroupRecord::Messages { events, .. } if !events.is_empty() => Some(events),
+        _ => None,
+    });
+    messages.map(|events| events.remove(0)).is_some()
+}
+
+pub(super) fn messages_that_were_not_read(records: &mut Vec<Record>, _: usize) -> bool {
+    records.retain(|record| !matches!(record, Record::Group(GroupRecord::Messages { .. })));
+    true
+}
