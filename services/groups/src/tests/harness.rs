@@ -133,6 +133,7 @@ impl Membership for Nothing {
 }
 
 /// The store as the sequencer of tests sees it: what it notes is heard by the calls of one server.
+#[derive(Clone)]
 pub(super) struct Heard {
     store: Arc<dyn Store>,
     waiting: Arc<Waiting>,
@@ -180,7 +181,7 @@ pub(super) struct Sequencer {
 }
 
 impl Sequencer {
-    pub(super) fn start(log: &Arc<TestLog>, store: Arc<dyn FanoutStore>) -> Arc<Self> {
+    pub(super) fn start(log: &Arc<TestLog>, store: Heard) -> Arc<Self> {
         let sequencer = Arc::new(Self::default());
         let (this, log) = (sequencer.clone(), log.clone());
         tokio::spawn(async move {
