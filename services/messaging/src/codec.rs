@@ -20,7 +20,7 @@ const INBOX_SCHEMA_VERSION: u32 = 3;
 const VERSION_DIRECT: u32 = 1;
 const VERSION_GROUPS: u32 = 2;
 /// The version of the records of the topic `fanout`.
-const FANOUT_VERSION: u32 = 1;
+pub(crate) const FANOUT_VERSION: u32 = 1;
 
 /// Why a record cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
