@@ -280,3 +280,58 @@ async fn who_leaves_a_huge_group_keeps_his_row_and_it_stays_deferred_however_few
     assert_eq!(changed.deferred[0].unread_count, 1);
     assert_eq!(unread_total(leaver).await, 1);
 }
+
+#[tokio::test]
+async fn pages_of_a_list_with_huge_groups_have_each_row_once_by_its_newest_message() {
+    let server = server().await;
+    let mut members = Vec::new();
+    for n in 0..=DEFERRED_ABOVE {
+        members.push(server.user(&format!("member{n}")).await);
+    }
+    let (owner, reader) = (&members[0], &members[1]);
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        let others: Vec<_> = members[1..].iter().collect();
+        let name = format!("huge{n}");
+        let created = owner.create_group(&name, &others, GroupSettings::default());
+        let (group, _) = created.await;
+        eventually("the row", async || {
+            let row = reader.conversation(&group.conversation_id).await;
+            row.deferred.then_some(())
+        })
+        .await;
+        ids.push(group.conversation_id);
+    }
+    for other in &members[2..6] {
+        ids.push(reader.with(other));
+    }
+    // Where the rows of the groups are stored says nothing of where they belong.
+    let mut expected = Vec::new();
+    for at in [0, 3, 4, 1, 5, 2, 6] {
+        let id: &String = &ids[at];
+        let sender = match at {
+            0..3 => owner,
+            _ => &members[at - 1],
+        };
+        let sent = sender.send(id, Uuid::now_v7(), "text").await.unwrap();
+        row_at(reader, id, sent.seq).await;
+        expected.insert(0, id.clone());
+        // The next one is of another millisecond.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for page_size in [1, 2, 3, 7, 50] {
+        let (mut listed, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = list(reader, page_size, &token).await;
+            assert!(page.conversations.len() <= page_size as usize);
+            assert_eq!(page.unread_total, 3 + 4);
+            let rows = page.conversations.into_iter();
+            listed.extend(rows.map(|row| row.conversation_id));
+            token = page.next_page_token;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(listed, expected, "in pages of {page_size}");
+    }
+}
