@@ -13,7 +13,7 @@ use super::{POLL_MAX, POLL_MIN, Reader, not_yet, read_error};
 use crate::{
     codec,
     limits::{DEFERRED_MAX, READ_WAIT_MAX},
-    model::{InboxHead, InboxRow},
+    model::{Event, InboxHead, InboxRow, Marks, Watermark},
 };
 
 /// A page of a user's list.
@@ -72,7 +72,7 @@ impl Reader {
             .await
             .map_err(read_error)?;
         let mut row = row.unwrap_or_else(|| InboxRow::new(conversation));
-        self.complete(std::slice::from_mut(&mut row)).await?;
+        self.complete(user, std::slice::from_mut(&mut row)).await?;
         Ok(row)
     }
 
@@ -125,7 +125,7 @@ impl Reader {
         head.unread_total += count_unread(&deferred);
         let more = rows.len() > limit;
         rows.truncate(limit);
-        self.complete(&mut rows).await?;
+        self.complete(user, &mut rows).await?;
         Ok(ChangesPage {
             page: ListPage { head, rows, more },
             deferred: match more {
@@ -147,12 +147,12 @@ impl Reader {
             .deferred_rows(user, DEFERRED_MAX)
             .await
             .map_err(read_error)?;
-        self.complete(&mut rows).await?;
+        self.complete(user, &mut rows).await?;
         Ok(rows)
     }
 
-    /// Completes those rows that are deferred.
-    async fn complete(&self, rows: &mut [InboxRow]) -> Result<(), ApiError> {
+    /// Completes those rows of a user that are deferred.
+    async fn complete(&self, user: UserId, rows: &mut [InboxRow]) -> Result<(), ApiError> {
         let deferred = rows.iter().filter(|row| row.is_deferred());
         let conversations: Vec<_> = deferred.map(|row| row.conversation).collect();
         if conversations.is_empty() {
@@ -172,14 +172,28 @@ impl Reader {
             }
             let mut stored = heads.iter();
             if let Some(stored) = stored.find(|head| head.conversation == row.conversation) {
-                let message = stored.message.as_ref();
-                row.complete(stored.last, message.map(codec::preview_of));
+                complete(user, row, stored.last, stored.message.as_ref());
             }
             if let Some((last, message)) = in_memory {
-                row.complete(last, message.as_deref().map(codec::preview_of));
+                complete(user, row, last, message.as_deref());
             }
         }
         Ok(())
+    }
+}
+
+fn complete(user: UserId, row: &mut InboxRow, last: Watermark, message: Option<&Event>) {
+    row.complete(last, message.map(codec::preview_of));
+    if let Some(own) = message.filter(|message| message.sender == user) {
+        // Who sends has read. The record that says so comes within a second.
+        let place = Watermark {
+            seq: own.seq,
+            message_index: own.message_index,
+        };
+        row.own = row.own.max(Marks {
+            delivered: place,
+            read: place,
+        });
     }
 }
 

@@ -203,12 +203,16 @@ async fn a_device_hears_where_its_huge_groups_end_when_it_comes_and_with_each_he
     let id = &group.conversation_id;
     let stranger = server.user("stranger").await;
     let first = members[0].send(id, Uuid::now_v7(), "one").await.unwrap();
-    row_at(&members[1], id, first.seq).await;
-    let mut session = members[1].session().await;
-    let [head] = &session.welcome.deferred[..] else {
-        panic!("{:?}", session.welcome);
-    };
-    assert_eq!((&head.conversation_id, head.last_seq), (id, first.seq));
+    // As soon as it is stored.
+    let mut session = eventually("a welcome that says so", async || {
+        let session = members[1].session().await;
+        let [head] = &session.welcome.deferred[..] else {
+            panic!("{:?}", session.welcome);
+        };
+        assert_eq!(head.conversation_id, *id);
+        (head.last_seq == first.seq).then_some(session)
+    })
+    .await;
     let second = members[0].send(id, Uuid::now_v7(), "two").await.unwrap();
     session
         .wait("the end", |frame| match &frame.frame {
