@@ -284,7 +284,12 @@ impl Driver {
                     self.broke(error)?;
                 }
             }
-            Input::Opened(Ok((connection, welcome))) => self.opened(connection, &welcome),
+            Input::Opened(Ok((connection, welcome))) => {
+                let heads = welcome.deferred.iter();
+                let ids = heads.map(|head| head.conversation_id.clone()).collect();
+                self.learn(ids).await?;
+                self.opened(connection, &welcome);
+            }
             Input::Opened(Err(error)) => self.broke(error)?,
             Input::Done(done) => self.done(done).await?,
             Input::Unheard => {

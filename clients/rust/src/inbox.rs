@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::model::{Conversation, EventPage, MemberMarks, RawEvent, Watermark};
 
+mod deferred;
 mod marks;
 mod place;
 mod rows;
@@ -237,6 +238,7 @@ impl Inbox {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
+        let rows = self.without_unplaced(rows, now);
         let needed = self.rows(rows, now + GRACE, out);
         if self.unknown == Unknown::Listing {
             self.versions.heard(version, now);
@@ -286,9 +288,18 @@ impl Inbox {
             return;
         };
         let grown = place.marks.merge(members);
+        let is_own = |marks: &&MemberMarks| marks.user_id == self.own_user_id;
+        let row = match (&mut place.deferred, grown.iter().find(is_own)) {
+            (Some(row), Some(own)) => {
+                row.own(own);
+                Some(Output::Row(Box::new(row.row().clone())))
+            }
+            _ => None,
+        };
         if !grown.is_empty() {
             out.push(Output::Marks(conversation_id, grown));
         }
+        out.extend(row);
     }
 
     /// Conversations whose events are to be read now, at most `max`. They count as being read.
@@ -432,6 +443,7 @@ impl Inbox {
         if place.undecided {
             return;
         }
+        let mut has_new = false;
         while let Some(first) = place.early.first_entry() {
             let seq = *first.key();
             let next = place.seq.max(covered).saturating_add(1);
@@ -441,10 +453,17 @@ impl Inbox {
             let event = first.remove();
             self.early = self.early.saturating_sub(1);
             place.put_out(&event);
+            if let Some(row) = &mut place.deferred {
+                row.event(&event, &self.own_user_id);
+                has_new = true;
+            }
             if event.sender_id != self.own_user_id {
                 self.undelivered.insert(id.to_owned());
             }
             out.push(Output::Event(event));
+        }
+        if let Some(row) = place.deferred.as_ref().filter(|_| has_new) {
+            out.push(Output::Row(Box::new(row.row().clone())));
         }
         place.seq = place.seq.max(covered);
         place.target = place.target.max(place.seq);

@@ -8,8 +8,8 @@ pub use proto::{
         ListMembersResponse as MembersPage, Member, Role,
     },
     messaging::v1::{
-        ChangedMember, Conversation, Event as RawEvent, EventPage, EventRange, GroupChangeKind,
-        GroupSnippet, ListChangesResponse as ChangesPage,
+        ChangedMember, Conversation, DeferredHead, Event as RawEvent, EventPage, EventRange,
+        GroupChangeKind, GroupSnippet, ListChangesResponse as ChangesPage,
         ListConversationsResponse as ConversationsPage, ListReceiptsResponse as ReceiptsPage,
         MemberMarks, MessagePage, MessageRange, Order, Preview, ProfileSnippet, SessionLimits,
         ShownMessage, Watermark,

@@ -20,6 +20,11 @@ const INVITATIONS_MAX_MAX: u32 = 100;
 pub struct Config {
     /// Members of a group: each event of it is handed to all of them.
     pub members_max: u32,
+    /// Members above which a group is deferred, for good: an event of it is written into the list of its
+    /// author alone, and the others' lists look it up when they are read. Below, an event is a record and
+    /// a row a member, which is cheap as long as most of them read it; in a huge group most do not, and a
+    /// busy one would fill the log with nothing else. At least 2.
+    pub deferred_above: u32,
     /// Groups that a user is a member of: somebody who is added to more cannot read them anyway.
     /// Counted as they are when he joins, so that some that he joins at the same moment may go beyond.
     pub groups_per_user_max: u32,
@@ -54,20 +59,27 @@ impl Config {
     /// Refuses what the service cannot work with.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         let checks = [
-            ("members_max", self.members_max, MEMBERS_MAX_MAX),
-            ("groups_per_user_max", self.groups_per_user_max, LIMIT_MAX),
-            ("invitations_max", self.invitations_max, INVITATIONS_MAX_MAX),
-            ("join_requests_max", self.join_requests_max, LIMIT_MAX),
+            ("members_max", self.members_max, 1, MEMBERS_MAX_MAX),
+            ("deferred_above", self.deferred_above, 2, u32::MAX),
+            (
+                "groups_per_user_max",
+                self.groups_per_user_max,
+                1,
+                LIMIT_MAX,
+            ),
+            (
+                "invitations_max",
+                self.invitations_max,
+                1,
+                INVITATIONS_MAX_MAX,
+            ),
+            ("join_requests_max", self.join_requests_max, 1, LIMIT_MAX),
         ];
         match checks
             .into_iter()
-            .find(|(_, value, most)| !(1..=*most).contains(value))
+            .find(|(_, value, least, most)| !(*least..=*most).contains(value))
         {
-            Some((key, _, most)) => Err(InvalidConfig {
-                key,
-                least: 1,
-                most,
-            }),
+            Some((key, _, least, most)) => Err(InvalidConfig { key, least, most }),
             None => Ok(()),
         }
     }
@@ -87,6 +99,7 @@ impl Default for Config {
         let number = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         Self {
             members_max: 200,
+            deferred_above: 1_000,
             groups_per_user_max: 10_000,
             invitations_max: 100,
             join_requests_max: 1_000,
@@ -108,6 +121,7 @@ mod tests {
         for (text, key) in [
             ("members_max = 0", "members_max"),
             ("members_max = 100001", "members_max"),
+            ("deferred_above = 1", "deferred_above"),
             ("groups_per_user_max = 0", "groups_per_user_max"),
             ("invitations_max = 101", "invitations_max"),
             ("join_requests_max = 0", "join_requests_max"),

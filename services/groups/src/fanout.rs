@@ -4,6 +4,10 @@
 //! is to read. Of each record, the members of its version get one frame, shared by all of them, and of
 //! an event also their rows of conversation lists, which wait for those of other events of the group for
 //! at most a second.
+//!
+//! In a huge group, which is *deferred*, an event changes the rows of its author, and of those who join or
+//! leave by it, and of nobody else: the others' are completed when they are read. So that they are, each
+//! member has one record that says so, from the event by which the group crossed the limit.
 
 use std::sync::{
     Arc, OnceLock,
@@ -47,6 +51,8 @@ pub struct FanoutDeps {
     pub delivery: Delivery,
     /// For calls of this process that wait for the place of a change.
     pub on_sequenced: OnSequenced,
+    /// Members above which a group is deferred: see [`crate::Config::deferred_above`].
+    pub deferred_above: usize,
 }
 
 /// How often what happened; all grow only.
@@ -66,6 +72,8 @@ pub struct FanoutStats {
     pub coalesced: u64,
     /// Groups whose members were loaded.
     pub loads: u64,
+    /// Groups that became deferred.
+    pub deferred: u64,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +85,7 @@ struct Counters {
     inbox_records: AtomicU64,
     coalesced: AtomicU64,
     loads: AtomicU64,
+    deferred: AtomicU64,
 }
 
 impl Counters {
@@ -146,6 +155,7 @@ impl Fanout {
             inbox_records: read(&counters.inbox_records),
             coalesced: read(&counters.coalesced),
             loads: read(&counters.loads),
+            deferred: read(&counters.deferred),
         }
     }
 }

@@ -129,6 +129,7 @@ pub async fn start(config: &Config, deps: Deps) -> Result<Groups, StartError> {
             store: store.clone(),
             delivery,
             on_sequenced: Arc::new(move |changes| told.tell(changes)),
+            deferred_above: usize::try_from(config.deferred_above).unwrap_or(usize::MAX),
         },
         &tasks,
     )

@@ -46,6 +46,15 @@ impl Stint {
     }
 }
 
+/// Who is and was in a group, for the fan-out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roster {
+    /// All that last, and those that ended and were not forgotten.
+    pub stints: Vec<Stint>,
+    /// Whether the group is deferred: see [`crate::store::FanoutStore::note_deferred`].
+    pub deferred: bool,
+}
+
 /// A change that the log has carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequenced {

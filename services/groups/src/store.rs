@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{
     answer::Answer,
     decide::{Act, Limits, Refusal},
-    model::{Group, Invitation, JoinRequest, Member, Role, Sequenced, Snippet, Stint},
+    model::{Group, Invitation, JoinRequest, Member, Role, Roster, Sequenced, Snippet},
 };
 
 #[cfg(feature = "distributed")]
@@ -76,9 +76,14 @@ pub struct PositionAdvance {
 /// What the fan-out needs of the store.
 #[async_trait]
 pub trait FanoutStore: Send + Sync + 'static {
-    /// The stints of a group: all that last, and those that ended and were not forgotten. Empty if there
-    /// is no such group.
-    async fn stints(&self, group: GroupId) -> Result<Vec<Stint>, StoreError>;
+    /// The stints of a group, and whether it is deferred. Empty if there is no such group.
+    async fn roster(&self, group: GroupId) -> Result<Roster, StoreError>;
+
+    /// These groups are deferred, from the event at this seq on, and stay so for good, also when they
+    /// shrink: whoever was a member then, and all who join later, have records that say so. Call it
+    /// when the records of those who were members are durable, and before the position passes that
+    /// event: then nobody is left out by whoever reads this. The first seq stays.
+    async fn note_deferred(&self, groups: Vec<(GroupId, u64)>) -> Result<(), StoreError>;
 
     /// The log has carried out these changes: notes where, and takes them out of the outbox. May come
     /// again.

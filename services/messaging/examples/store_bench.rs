@@ -305,6 +305,7 @@ impl Bench {
                     peer: if is_sender { Marks::default() } else { own },
                     joined_seq: 0,
                     left_seq: 0,
+                    deferred_seq: 0,
                 };
                 // Coalesced: one change of a user's row in a batch, at its last offset.
                 changes.insert(user, (self.offset, change));

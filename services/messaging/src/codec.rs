@@ -12,19 +12,22 @@ use crate::{
 
 /// The newest version of each record that this program understands.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
+/// The same of the records of `inbox`, of which the last one is those that make a row deferred: who does
+/// not know that would show the row as it is for ever.
+const INBOX_SCHEMA_VERSION: u32 = 3;
 /// The version of records that every program understands, and the one that knows of groups: a program
 /// that does not must stop at a record of a group, instead of numbering differently.
 const VERSION_DIRECT: u32 = 1;
 const VERSION_GROUPS: u32 = 2;
 /// The version of the records of the topic `fanout`.
-const FANOUT_VERSION: u32 = 1;
+pub(crate) const FANOUT_VERSION: u32 = 1;
 
 /// Why a record cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RecordError {
     /// Written by a newer program: the partition stops, since skipping it would change every seq
     /// after it.
-    #[error("schema version {0} is newer than {SCHEMA_VERSION}")]
+    #[error("schema version {0} is newer than this program knows")]
     Newer(u32),
     /// Cannot be decoded: a counted no-op, for every reader alike.
     #[error("malformed record")]
@@ -168,7 +171,7 @@ pub(crate) fn encode_marks(conversation: ConversationId, marks: &[(UserId, Marks
 /// Reads a record of the topic `messages`.
 pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, RecordError> {
     let record = log::MessagesRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
-    check_version(record.schema_version)?;
+    check_version(record.schema_version, SCHEMA_VERSION)?;
     let conversation = ConversationId::from_slice(&record.conversation_id)?;
     let action = match record.record {
         Some(log::messages_record::Record::Send(send)) => {
@@ -241,7 +244,10 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
         .peer_of(change.user)
         .map(|peer| mark(peer, change.peer));
     let record = log::InboxRecord {
-        schema_version: version_of(change.conversation),
+        schema_version: match change.deferred_seq {
+            0 => version_of(change.conversation),
+            _ => INBOX_SCHEMA_VERSION,
+        },
         user_id: change.user.as_bytes().to_vec(),
         conversation_id: change.conversation.as_bytes().to_vec(),
         last_seq: change.last.seq,
@@ -251,6 +257,7 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
         peer,
         joined_seq: change.joined_seq,
         left_seq: change.left_seq,
+        deferred_seq: change.deferred_seq,
     };
     record.encode_to_vec().into()
 }
@@ -258,7 +265,7 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
 /// Reads a record of the topic `inbox`.
 pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
     let record = log::InboxRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
-    check_version(record.schema_version)?;
+    check_version(record.schema_version, INBOX_SCHEMA_VERSION)?;
     let read_preview = |preview: log::InboxPreview| {
         Ok::<_, InvalidId>(Preview {
             sender: UserId::from_slice(&preview.sender_id)?,
@@ -281,6 +288,7 @@ pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
         peer: record.peer.as_ref().map(marks_of).unwrap_or_default(),
         joined_seq: record.joined_seq,
         left_seq: record.left_seq,
+        deferred_seq: record.deferred_seq,
     })
 }
 
@@ -335,7 +343,7 @@ pub(crate) fn decode_users(
     payload: &[u8],
 ) -> Result<Option<(UserId, runtime::ids::DeviceId)>, RecordError> {
     let record = log::UsersRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
-    check_version(record.schema_version)?;
+    check_version(record.schema_version, SCHEMA_VERSION)?;
     let user = UserId::from_slice(&record.user_id)?;
     match record.fact {
         Some(log::users_record::Fact::DeviceRevoked(fact)) => Ok(Some((
@@ -415,11 +423,11 @@ fn user_ids(ids: &[Vec<u8>]) -> Result<Vec<UserId>, InvalidId> {
     ids.iter().map(|id| UserId::from_slice(id)).collect()
 }
 
-fn check_version(version: u32) -> Result<(), RecordError> {
+fn check_version(version: u32, newest: u32) -> Result<(), RecordError> {
     match version {
         0 => Err(RecordError::Malformed),
-        1..=SCHEMA_VERSION => Ok(()),
-        newer => Err(RecordError::Newer(newer)),
+        newer if newer > newest => Err(RecordError::Newer(newer)),
+        _ => Ok(()),
     }
 }
 

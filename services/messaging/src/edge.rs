@@ -35,10 +35,11 @@ use crate::{
     directory::Directory,
     limits::{CALL_DEADLINE, FRAME_BYTES_MAX, TEXT_CHARS_MAX, USER_AGENT_BYTES_MAX},
     model::Marks,
-    store::Store,
+    store::{Store, StoreError},
     validate, wire,
 };
 
+mod deferred;
 mod marks;
 mod send;
 mod server;
@@ -319,9 +320,14 @@ impl Edge {
         }
         // Known to senders before the version is read: what comes after that version is pushed.
         self.announcer.opened(session.user, session.id).await;
-        let heads = self.store.inbox_heads(vec![session.user]);
-        let head = match tokio::time::timeout(CALL_DEADLINE, heads).await {
-            Ok(Ok(heads)) => heads.first().copied().unwrap_or_default(),
+        let read = async {
+            let heads = self.store.inbox_heads(vec![session.user]).await?;
+            let mut deferred = deferred::heads(self.store.as_ref(), [session.user]).await?;
+            let deferred = deferred.remove(&session.user).unwrap_or_default();
+            Ok::<_, StoreError>((heads.first().copied().unwrap_or_default(), deferred))
+        };
+        let (head, deferred) = match tokio::time::timeout(CALL_DEADLINE, read).await {
+            Ok(Ok(read)) => read,
             Ok(Err(error)) => return session.end(ApiError::unavailable(&error)),
             Err(elapsed) => return session.end(ApiError::unavailable(&elapsed)),
         };
@@ -341,6 +347,7 @@ impl Edge {
                 frames_per_second: self.config.session_frames_per_second.get(),
                 frames_burst: self.config.session_burst.get(),
             }),
+            deferred,
         };
         let frame = wire::answer(request_id, server_frame::Frame::Welcome(welcome));
         session.welcome(frame, self.config.heartbeat_interval);

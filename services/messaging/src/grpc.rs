@@ -25,8 +25,7 @@ use crate::{
         CONVERSATIONS_PAGE_MAX, EVENTS_PAGE_DEFAULT, EVENTS_PAGE_MAX,
     },
     model::{InboxRow, Marks},
-    read::{PageRequest, Reader, read_error},
-    store::Store,
+    read::{ListPage, PageRequest, Reader},
     validate, wire,
 };
 
@@ -38,7 +37,6 @@ use self::ranges::{event_range, message_range, no_room, page_requests};
 pub(crate) struct Grpc {
     pub(crate) edge: Arc<Edge>,
     pub(crate) reader: Reader,
-    pub(crate) store: Arc<dyn Store>,
     pub(crate) directory: Arc<Directory>,
 }
 
@@ -233,14 +231,7 @@ impl MessagingService for Grpc {
         self.reader
             .wait_for_inbox(user, request.min_inbox_version)
             .await?;
-        // One more than asked, to know whether there is a next page.
-        let (head, mut rows) = self
-            .store
-            .list_inbox(user, before, limit + 1)
-            .await
-            .map_err(read_error)?;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
+        let ListPage { head, rows, more } = self.reader.list(user, before, limit).await?;
         let next_page_token = match rows.last().filter(|_| more) {
             Some(row) => page_token::encode(&scope, &list_cursor_bytes(row)),
             None => String::new(),
@@ -283,22 +274,31 @@ impl MessagingService for Grpc {
         self.reader
             .wait_for_inbox(user, request.min_inbox_version)
             .await?;
-        let (head, mut rows) = self
-            .store
-            .inbox_changes(user, request.after_version, limit + 1)
-            .await
-            .map_err(read_error)?;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
+        let changes = self
+            .reader
+            .changes(user, request.after_version, limit)
+            .await?;
+        let ListPage {
+            head,
+            mut rows,
+            more,
+        } = changes.page;
         let version = match rows.last().filter(|_| more) {
             Some(row) => row.version,
             None => head.version.max(request.after_version),
         };
+        rows.retain(InboxRow::is_listed);
+        // Together, so that each profile and group is asked for once.
+        let changed = rows.len();
+        rows.extend(changes.deferred);
+        let mut conversations = self.rows(user, &rows).await?;
+        let deferred = conversations.split_off(changed.min(conversations.len()));
         Ok(Response::new(wire_v1::ListChangesResponse {
-            conversations: self.rows(user, &rows).await?,
+            conversations,
             version,
             more,
             unread_total: head.unread_total,
+            deferred,
         }))
     }
 
@@ -453,7 +453,7 @@ impl MessagingService for Grpc {
             .wait_for_inbox(user, request.get_ref().min_inbox_version)
             .await?;
         Ok(Response::new(wire_v1::GetUnreadTotalResponse {
-            unread_total: head.unread_total,
+            unread_total: head.unread_total + self.reader.deferred_unread(user).await?,
             inbox_version: head.version,
         }))
     }

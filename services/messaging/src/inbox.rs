@@ -147,6 +147,7 @@ impl InboxReaders {
         let conversations = applied
             .rows
             .iter()
+            .filter(|row| row.is_listed())
             .map(|row| wire::conversation(applied.user, row))
             .collect();
         self.delivery.push(Broadcast {

@@ -88,7 +88,6 @@ pub struct Messaging {
     edge: Arc<Edge>,
     sequencers: Arc<Sequencers>,
     reader: Reader,
-    store: Arc<dyn Store>,
     directory: Arc<Directory>,
     delivery: Delivery,
     inbox_broken: Arc<OnceLock<String>>,
@@ -159,7 +158,6 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         edge,
         sequencers,
         reader,
-        store,
         directory,
         delivery,
         inbox_broken: broken,
@@ -174,7 +172,6 @@ impl Messaging {
         let calls = MessagingServiceServer::new(Grpc {
             edge: self.edge.clone(),
             reader: self.reader.clone(),
-            store: self.store.clone(),
             directory: self.directory.clone(),
         });
         routes.add_service(calls.max_decoding_message_size(REQUEST_BYTES_MAX));

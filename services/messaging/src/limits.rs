@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Unicode scalar values of a text (F1).
 pub const TEXT_CHARS_MAX: usize = 700;
+/// Huge groups of one user that are looked at when his lists are read, and in a heartbeat: those that he
+/// has been in for longest. Each costs some reads by key, and a person follows a few; of more, the lists
+/// show what was last written.
+pub const DEFERRED_MAX: usize = 200;
 /// Unicode scalar values of a preview: two lines on a phone.
 pub const PREVIEW_CHARS_MAX: usize = 100;
 /// Users mentioned by one message; who means more means all.

@@ -331,6 +331,8 @@ pub struct InboxChange {
     pub joined_seq: u64,
     /// The last event by which the user left the group; 0 = never, or not said.
     pub left_seq: u64,
+    /// The event from which on the row is deferred; 0 = it is not, or not said.
+    pub deferred_seq: u64,
 }
 
 /// A row of a user's conversation list.
@@ -353,6 +355,9 @@ pub struct InboxRow {
     pub joined_seq: u64,
     /// The last event by which the user left the group; 0 = never.
     pub left_seq: u64,
+    /// The event from which on the row is not written for the events of others, since the group is huge:
+    /// see [`InboxRow::complete`]. 0 = it is.
+    pub deferred_seq: u64,
 }
 
 impl InboxRow {
@@ -377,7 +382,14 @@ impl InboxRow {
             },
             joined_seq: 0,
             left_seq: 0,
+            deferred_seq: 0,
         }
+    }
+
+    /// Whether the user is to hear of it. Of a group, marks of a new member may come before his joining:
+    /// then there is nothing to show yet, and the joining will be a change of its own.
+    pub fn is_listed(&self) -> bool {
+        self.conversation.group_id().is_none() || self.joined_seq > 0
     }
 
     /// Whether the user is not a member of the group any more.
@@ -392,6 +404,31 @@ impl InboxRow {
             .saturating_sub(self.own.read.message_index)
     }
 
+    /// Whether the end of the conversation is looked up when the row is read. Of who has left, the row is
+    /// as it is.
+    pub const fn is_deferred(&self) -> bool {
+        self.deferred_seq > 0 && !self.has_left()
+    }
+
+    /// What the row counts in [`InboxHead::unread_total`].
+    pub const fn counted_unread(&self) -> u64 {
+        match self.is_deferred() {
+            true => 0,
+            false => self.unread_count(),
+        }
+    }
+
+    /// Takes over where the conversation of a deferred row ends, and its newest message, if it came after
+    /// the user joined.
+    pub fn complete(&mut self, last: Watermark, preview: Option<Preview>) {
+        self.last = self.last.max(last);
+        let known = self.preview.as_ref().map_or(0, |preview| preview.seq);
+        let is_newer = |preview: &Preview| preview.seq > known.max(self.joined_seq);
+        if let Some(preview) = preview.filter(is_newer) {
+            self.preview = Some(preview);
+        }
+    }
+
     /// Takes over what is larger in `change`; answers whether anything was.
     pub fn merge(&mut self, change: &InboxChange) -> bool {
         let last = self.last.max(change.last);
@@ -404,12 +441,15 @@ impl InboxRow {
         };
         let joined_seq = self.joined_seq.max(change.joined_seq);
         let left_seq = self.left_seq.max(change.left_seq);
+        let deferred_seq = self.deferred_seq.max(change.deferred_seq);
         let changed = newer_preview
             || last != self.last
             || own != self.own
             || peer != self.peer
             || joined_seq != self.joined_seq
-            || left_seq != self.left_seq;
+            || left_seq != self.left_seq
+            || deferred_seq != self.deferred_seq;
+        self.deferred_seq = deferred_seq;
         self.joined_seq = joined_seq;
         self.left_seq = left_seq;
         self.last = last;
@@ -422,11 +462,22 @@ impl InboxRow {
     }
 }
 
+/// Where a conversation ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationHead {
+    /// Which.
+    pub conversation: ConversationId,
+    /// The last event.
+    pub last: Watermark,
+    /// The newest message, if it was asked for and there is one.
+    pub message: Option<Event>,
+}
+
 /// What a user's inbox is at, over all conversations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InboxHead {
     /// The largest version of a row; 0 = nothing has happened yet.
     pub version: u64,
-    /// Unread messages over all rows.
+    /// Unread messages over all rows that are not deferred.
     pub unread_total: u64,
 }

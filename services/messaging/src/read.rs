@@ -1,4 +1,4 @@
-//! History and lists: from the store, and from the memory of the sequencer for what the store does not
+//! History: from the store, and from the memory of the sequencer for what the store does not
 //! have yet (I7, N8).
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -12,11 +12,15 @@ use tokio::time::Instant;
 
 use crate::{
     limits::{EVENT_OVERHEAD_BYTES, EVENTS_PAGE_MAX, FRAME_BYTES_MAX, READ_WAIT_MAX},
-    model::{Event, EventKind, InboxHead, InboxRow, MemberState, Window},
+    model::{Event, EventKind, MemberState, Window},
     sequencer::Sequencers,
     store::{SeqRange, Store, StoreError},
     validate::not_a_member,
 };
+
+mod lists;
+
+pub(crate) use lists::ListPage;
 
 /// First and longest pause between looks at a store that another node fills.
 const POLL_MIN: Duration = Duration::from_millis(5);
@@ -360,48 +364,6 @@ impl Reader {
             .await
             .map_err(read_error)?;
         Ok(found.into_iter().next().map(Arc::new).ok_or(known.head_seq))
-    }
-
-    // --- lists -------------------------------------------------------------------------------------
-
-    /// A user's inbox, once it has got to `min_version`.
-    pub(crate) async fn wait_for_inbox(
-        &self,
-        user: UserId,
-        min_version: u64,
-    ) -> Result<InboxHead, ApiError> {
-        let deadline = Instant::now() + READ_WAIT_MAX;
-        let mut pause = POLL_MIN;
-        loop {
-            let heads = self
-                .store
-                .inbox_heads(vec![user])
-                .await
-                .map_err(read_error)?;
-            let head = heads.first().copied().unwrap_or_default();
-            if head.version >= min_version {
-                return Ok(head);
-            }
-            if Instant::now() >= deadline {
-                return Err(not_yet());
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(POLL_MAX);
-        }
-    }
-
-    /// One row; a conversation in which nothing has happened has an empty one.
-    pub(crate) async fn row(
-        &self,
-        user: UserId,
-        conversation: ConversationId,
-    ) -> Result<InboxRow, ApiError> {
-        let row = self
-            .store
-            .inbox_row(user, conversation)
-            .await
-            .map_err(read_error)?;
-        Ok(row.unwrap_or_else(|| InboxRow::new(conversation)))
     }
 }
 

@@ -18,7 +18,7 @@ use self::{
     partition::{Context, Owned, Stopped},
 };
 use crate::{
-    model::{ConversationState, Watermark},
+    model::{ConversationState, Event, Watermark},
     readers::for_each_partition,
 };
 
@@ -133,6 +133,15 @@ impl Sequencers {
             .lock()
             .state(conversation)
             .map(ConversationState::head)
+    }
+
+    /// The same, and its newest message if it is among the last events.
+    pub(crate) fn newest(
+        &self,
+        conversation: &ConversationId,
+    ) -> Option<(Watermark, Option<Arc<Event>>)> {
+        let owned = self.owned(conversation)?;
+        owned.core.lock().newest(conversation)
     }
 
     /// All that this node's memory knows of a conversation and its members.

@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use runtime::ids::{ConversationId, MessageId, UserId};
 
-use crate::model::{ConversationState, Event, InboxChange, InboxHead, InboxRow};
+use crate::model::{ConversationHead, ConversationState, Event, InboxChange, InboxHead, InboxRow};
 
 mod membership;
 #[cfg(feature = "distributed")]
@@ -183,6 +183,14 @@ pub trait Store: Send + Sync + 'static {
         message_index: u64,
     ) -> Result<Option<u64>, StoreError>;
 
+    /// Where some conversations end, in any order, and with `with_messages` their newest messages; those
+    /// without a row are left out. One query; a message costs a logarithmic number of row reads.
+    async fn conversation_heads(
+        &self,
+        conversations: Vec<ConversationId>,
+        with_messages: bool,
+    ) -> Result<Vec<ConversationHead>, StoreError>;
+
     // --- inboxes -------------------------------------------------------------------------------------
 
     /// Merges changes into rows, in the order given; `version` is the one that each change gives to a
@@ -213,6 +221,22 @@ pub trait Store: Send + Sync + 'static {
         after_version: u64,
         limit: usize,
     ) -> Result<(InboxHead, Vec<InboxRow>), StoreError>;
+
+    /// The rows of a user that are deferred ([`InboxRow::is_deferred`]), those deferred for longest first,
+    /// at most `limit`. Costs what it answers.
+    async fn deferred_rows(
+        &self,
+        user: UserId,
+        limit: usize,
+    ) -> Result<(InboxHead, Vec<InboxRow>), StoreError>;
+
+    /// The conversations of the same rows of some users, at most `limit` of each, in any order. One query;
+    /// a user without any costs a look-up.
+    async fn deferred_conversations(
+        &self,
+        users: Vec<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(UserId, ConversationId)>, StoreError>;
 
     /// One row.
     async fn inbox_row(

@@ -129,12 +129,17 @@ pub(crate) fn conversation(user: UserId, row: &InboxRow) -> wire::Conversation {
         last_message_index: row.last.message_index,
         preview: row.preview.as_ref().map(preview),
         unread_count: row.unread_count(),
-        own_marks: Some(member_marks(user, row.own.up_to(row.last))),
+        // The end of a deferred row is as old as its last record; the marks are not.
+        own_marks: Some(match row.is_deferred() {
+            true => member_marks(user, row.own),
+            false => member_marks(user, row.own.up_to(row.last)),
+        }),
         peer: None,
         // While a partition is replayed, marks may be known before the messages that they are about.
         peer_marks: peer.map(|peer| member_marks(peer, row.peer.up_to(row.last))),
         group: None,
         left: row.has_left(),
+        deferred: row.is_deferred(),
     }
 }
 

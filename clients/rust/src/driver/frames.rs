@@ -42,6 +42,10 @@ impl Driver {
                     let rows = update.conversations.iter();
                     unknown.extend(rows.map(|row| row.conversation_id.clone()));
                 }
+                Some(Frame::Heartbeat(heartbeat)) => {
+                    let heads = heartbeat.deferred.iter();
+                    unknown.extend(heads.map(|head| head.conversation_id.clone()));
+                }
                 _ => {}
             }
         }
@@ -91,6 +95,8 @@ impl Driver {
             ),
             Some(Frame::Heartbeat(heartbeat)) => {
                 self.inbox.heartbeat(heartbeat.inbox_version, now);
+                self.inbox
+                    .deferred_heads(heartbeat.deferred, now, &mut self.out);
                 if let Link::Up(connection) = &self.link {
                     self.told.settle(now, connection.doubt());
                 }

@@ -99,6 +99,8 @@ impl Driver {
         self.limits = Some(connection.limits);
         self.marks.connected();
         self.inbox.connected(welcome.inbox_version, now);
+        let deferred = welcome.deferred.clone();
+        self.inbox.deferred_heads(deferred, now, &mut self.out);
         self.link = Link::Up(connection);
         self.may_send = false;
         self.caught_up = false;

@@ -97,7 +97,8 @@ impl Driver {
     pub(super) async fn done(&mut self, done: Done) -> Result<()> {
         let now = Instant::now();
         match done {
-            Done::Changes(asked, Ok(page)) => {
+            Done::Changes(asked, Ok(mut page)) => {
+                page.conversations.append(&mut page.deferred);
                 let rows = page.conversations.iter();
                 let ids = rows.map(|row| row.conversation_id.clone()).collect();
                 self.learn(ids).await?;

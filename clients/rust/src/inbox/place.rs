@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{KnownMarks, RETRY_WAIT};
+use super::{KnownMarks, RETRY_WAIT, deferred::DeferredRow};
 use crate::{
     backoff::Backoff,
     model::{MemberMarks, RawEvent, Watermark},
@@ -52,6 +52,8 @@ pub(super) struct Place {
     /// The version of the newest row.
     pub(super) row_version: u64,
     pub(super) marks: KnownMarks,
+    /// Of a huge group.
+    pub(super) deferred: Option<Box<DeferredRow>>,
     /// Its events are being read.
     pub(super) fetching: bool,
     /// When to read what is missing.
@@ -79,6 +81,7 @@ impl Place {
             first_heard: u64::MAX,
             row_version: 0,
             marks: KnownMarks::default(),
+            deferred: None,
             fetching: false,
             fetch_at: None,
             backoff: Backoff::new(RETRY_WAIT.0, RETRY_WAIT.1),
@@ -162,8 +165,12 @@ impl Place {
             && reached(&own.delivered).max(reached(&own.read)).max(told) < self.last_event.seq
     }
 
-    /// Nothing is missing, and nothing is under way.
+    /// Nothing is missing, nothing is under way, and it is no huge group, of which a server names few.
     pub(super) fn is_idle(&self) -> bool {
-        !self.undecided && !self.fetching && self.seq >= self.target && self.early.is_empty()
+        self.deferred.is_none()
+            && !self.undecided
+            && !self.fetching
+            && self.seq >= self.target
+            && self.early.is_empty()
     }
 }

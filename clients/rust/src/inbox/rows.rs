@@ -28,7 +28,7 @@ impl Inbox {
         needed
     }
 
-    fn row(&mut self, row: Conversation, fetch_at: Instant, out: &mut Vec<Output>) {
+    fn row(&mut self, mut row: Conversation, fetch_at: Instant, out: &mut Vec<Output>) {
         let id = row.conversation_id.clone();
         let touched = self.tick();
         let unknown = self.unknown;
@@ -49,7 +49,11 @@ impl Inbox {
             // What was heard before the row came is told; what is older is history.
             place.decide(last);
         }
-        if row.version > place.row_version || is_new {
+        let is_news = self.keep_deferred(&mut row);
+        let Some(place) = self.places.get_mut(&id) else {
+            return;
+        };
+        if row.version > place.row_version || is_new || is_news {
             place.row_version = row.version;
             place.leave_or_stay(row.left, row.last_seq);
             let own_mark = row.own_marks.as_ref();

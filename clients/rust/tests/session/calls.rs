@@ -55,7 +55,7 @@ impl messaging::MessagingService for Service {
             conversations: rows,
             version,
             more,
-            unread_total: 0,
+            ..pb::ListChangesResponse::default()
         }))
     }
 

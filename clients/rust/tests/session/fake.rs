@@ -224,7 +224,7 @@ async fn beat(state: std::sync::Weak<Mutex<State>>) {
         }
         let beat = pb::ServerHeartbeat {
             inbox_version: state.version(),
-            server_time_unix_ms: 0,
+            ..pb::ServerHeartbeat::default()
         };
         let frame = pb::ServerFrame {
             request_id: 0,
@@ -560,6 +560,7 @@ impl SessionService for Service {
                     false => HEARTBEAT.as_millis() as u32,
                 },
                 limits: Some(state.limits),
+                deferred: Vec::new(),
             };
             let frame = pb::ServerFrame {
                 request_id: first.request_id,

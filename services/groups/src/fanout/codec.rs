@@ -11,6 +11,8 @@ use runtime::ids::{ConversationId, GroupId, InvalidId, MessageId, UserId};
 pub(super) const SCHEMA_VERSION: u32 = 1;
 /// The version of the records of `inbox` that it writes: the first one that knows of groups.
 const INBOX_VERSION: u32 = 2;
+/// The version of those that make a row deferred: who does not know that would show it as it is for ever.
+const INBOX_VERSION_DEFERRED: u32 = 3;
 
 /// Why a record cannot be fanned out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -188,6 +190,8 @@ pub(super) struct Row {
     pub(super) own: Place,
     pub(super) joined_seq: u64,
     pub(super) left_seq: u64,
+    /// From where on the row is completed when it is read; 0 = it is not said here.
+    pub(super) deferred_seq: u64,
 }
 
 impl Row {
@@ -199,6 +203,7 @@ impl Row {
             own: self.own.max(other.own),
             joined_seq: self.joined_seq.max(other.joined_seq),
             left_seq: self.left_seq.max(other.left_seq),
+            deferred_seq: self.deferred_seq.max(other.deferred_seq),
             preview: if seq(&other) > seq(&self) {
                 other.preview
             } else {
@@ -218,7 +223,10 @@ impl Row {
             read_message_index: self.own.message_index,
         });
         let record = log::InboxRecord {
-            schema_version: INBOX_VERSION,
+            schema_version: match self.deferred_seq {
+                0 => INBOX_VERSION,
+                _ => INBOX_VERSION_DEFERRED,
+            },
             user_id: Vec::new(),
             conversation_id: ConversationId::group(group).as_bytes().to_vec(),
             last_seq: self.last.seq,
@@ -228,6 +236,7 @@ impl Row {
             peer: None,
             joined_seq: self.joined_seq,
             left_seq: self.left_seq,
+            deferred_seq: self.deferred_seq,
         };
         record.encode_to_vec()
     }

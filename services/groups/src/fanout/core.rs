@@ -5,7 +5,7 @@
 //! are durable and its change is noted; a push is tried once. The driver in `partition.rs` does what
 //! this asks for; the property test drives it through crashes, replays and late answers.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use delivery::Broadcast;
@@ -21,9 +21,9 @@ use super::{
     },
     members::{Cache, Changed, Knowledge, Members, knowledge},
     pushes::{Push, Pushes},
-    rounds::Rounds,
+    rounds::{Rounds, Written},
 };
-use crate::model::{Sequenced, Stint};
+use crate::model::{Roster, Sequenced};
 
 /// A record that this program is too old for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,14 @@ pub(super) struct Core {
     /// Records whose outputs are not durable, and how many outputs that are.
     waiting: BTreeMap<u64, u8>,
     cache: Cache,
+    /// Members above which a group becomes deferred.
+    deferred_above: usize,
+    /// Groups that have, and are not noted as that yet: some of those with rows under way.
+    deferring: HashSet<GroupId>,
+    /// Whose rows are durable.
+    to_defer: VecDeque<Written>,
+    /// What the store is noting.
+    noting_deferred: Vec<Written>,
     parked: HashMap<GroupId, Parked>,
     parked_bytes: usize,
     to_load: VecDeque<GroupId>,
@@ -87,12 +95,17 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// A partition whose outputs below `position` are durable, with room for so many members.
-    pub(super) fn new(position: u64, members_cached_max: usize) -> Self {
+    /// A partition whose outputs below `position` are durable, with room for so many members; groups of
+    /// more than `deferred_above` become deferred.
+    pub(super) fn new(position: u64, members_cached_max: usize, deferred_above: usize) -> Self {
         Self {
             next_offset: position,
             waiting: BTreeMap::new(),
             cache: Cache::new(members_cached_max),
+            deferred_above,
+            deferring: HashSet::new(),
+            to_defer: VecDeque::new(),
+            noting_deferred: Vec::new(),
             parked: HashMap::new(),
             parked_bytes: 0,
             to_load: VecDeque::new(),
@@ -212,11 +225,19 @@ impl Core {
         (before.version == version_before(fan)).then_some(before)
     }
 
-    fn apply(&mut self, offset: u64, fan: Fan, before: Members, now: Instant) {
-        let (after, changed) = match fan.change() {
+    fn apply(&mut self, offset: u64, fan: Fan, mut before: Members, now: Instant) {
+        // It may have been loaded since then.
+        before.deferred |= self.deferring.contains(&fan.group);
+        let (mut after, changed) = match fan.change() {
             Some(change) => before.after(change),
             None => (before.clone(), Changed::default()),
         };
+        let is_huge = after.users.len() > self.deferred_above;
+        if is_huge && fan.event.is_some() && !after.deferred && after.has_all() {
+            // All of them get a row that says so, and from the next event on only those it is about.
+            after.deferred = true;
+            self.deferring.insert(fan.group);
+        }
         let push = Push {
             members: after.users.clone(),
             removed: changed.removed.clone(),
@@ -253,7 +274,7 @@ impl Core {
     }
 
     /// The store has these stints of a group.
-    pub(super) fn loaded(&mut self, group: GroupId, stints: &[Stint], now: Instant) -> Loaded {
+    pub(super) fn loaded(&mut self, group: GroupId, roster: &Roster, now: Instant) -> Loaded {
         self.loading = self.loading.saturating_sub(1);
         let Some(parked) = self.parked.get_mut(&group) else {
             return Loaded::Used;
@@ -265,7 +286,7 @@ impl Core {
         let known = self.cache.get(group).map(|members| members.version);
         let mut loaded = Loaded::Used;
         if known < Some(first.version) {
-            let knowledge = knowledge(first, stints);
+            let knowledge = knowledge(first, &roster.stints);
             let since = *parked.behind_since.get_or_insert(now);
             let seems = now.duration_since(since) < BEHIND_SEEMS_MAX;
             if knowledge == Knowledge::Behind || knowledge == Knowledge::Doubtful && seems {
@@ -278,7 +299,7 @@ impl Core {
         }
         parked.behind_since = None;
         // For the first record only: the others may have come after the answer was made.
-        let before = Members::at(version_before(first), stints);
+        let before = Members::of(version_before(first), roster);
         self.cache.put(group, before);
         self.drain(group, now);
         loaded
@@ -366,8 +387,39 @@ impl Core {
 
     /// The log has the inbox records.
     pub(super) fn appended(&mut self) {
-        for offset in self.rounds.appended() {
-            self.done(offset);
+        for round in self.rounds.appended() {
+            if round.deferred_seq > 0 {
+                // A reader that knows it as deferred writes no rows for all: not before they are there.
+                self.to_defer.push_back(round);
+                continue;
+            }
+            for offset in round.offsets {
+                self.done(offset);
+            }
+        }
+    }
+
+    /// Groups for the store to note as deferred, from which event on; the next ones only after
+    /// [`Core::noted_deferred`].
+    pub(super) fn cut_deferred(&mut self) -> Vec<(GroupId, u64)> {
+        if !self.noting_deferred.is_empty() {
+            return Vec::new();
+        }
+        let count = SEQUENCED_MAX.min(self.to_defer.len());
+        self.noting_deferred = self.to_defer.drain(..count).collect();
+        let rounds = self.noting_deferred.iter();
+        rounds
+            .map(|round| (round.group, round.deferred_seq))
+            .collect()
+    }
+
+    /// The store has noted the groups.
+    pub(super) fn noted_deferred(&mut self) {
+        for round in std::mem::take(&mut self.noting_deferred) {
+            self.deferring.remove(&round.group);
+            for offset in round.offsets {
+                self.done(offset);
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use runtime::ids::{GroupId, UserId};
 
 use super::codec::{Change, Fan, Kind};
-use crate::model::Stint;
+use crate::model::{Roster, Stint};
 
 /// The members of a group at a version.
 #[derive(Debug, Clone)]
@@ -13,6 +13,10 @@ pub(super) struct Members {
     pub(super) version: u64,
     /// Ascending; shared with what is under way to them.
     pub(super) users: Arc<Vec<UserId>>,
+    /// The largest version by which somebody joined who the store knew of.
+    joined_max: u64,
+    /// The group is deferred after this.
+    pub(super) deferred: bool,
 }
 
 /// What a change did to the members.
@@ -26,7 +30,22 @@ pub(super) struct Changed {
 
 impl Members {
     /// As the store knows them.
-    pub(super) fn at(version: u64, stints: &[Stint]) -> Self {
+    pub(super) fn of(version: u64, roster: &Roster) -> Self {
+        let joined = roster.stints.iter().map(|stint| stint.joined_version);
+        Self {
+            joined_max: joined.max().unwrap_or_default(),
+            deferred: roster.deferred,
+            ..Self::at(version, &roster.stints)
+        }
+    }
+
+    /// Whether all who are members now are among these: nobody joined later, as far as the store knew. A
+    /// record that comes late finds the members of its version, and those who joined since are not.
+    pub(super) const fn has_all(&self) -> bool {
+        self.joined_max <= self.version
+    }
+
+    fn at(version: u64, stints: &[Stint]) -> Self {
         let of_version = stints.iter().filter(|stint| stint.covers(version));
         let mut users: Vec<UserId> = of_version.map(|stint| stint.user).collect();
         users.sort_unstable();
@@ -34,6 +53,8 @@ impl Members {
         Self {
             version,
             users: Arc::new(users),
+            joined_max: 0,
+            deferred: false,
         }
     }
 
@@ -66,8 +87,12 @@ impl Members {
         if change.joins {
             changed.joined = added;
         }
-        let version = self.version + 1;
-        (Self { version, users }, changed)
+        let after = Self {
+            version: self.version + 1,
+            users,
+            ..*self
+        };
+        (after, changed)
     }
 }
 

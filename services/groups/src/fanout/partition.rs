@@ -17,7 +17,7 @@ use super::{
     },
 };
 use crate::{
-    model::{Sequenced, Stint},
+    model::{Roster, Sequenced},
     store::{FanoutStore, LogIdentity, PositionAdvance, ReaderId, StoreError},
 };
 
@@ -45,8 +45,9 @@ enum Turn {
 }
 
 enum Done {
-    Loaded(GroupId, Result<Vec<Stint>, StoreError>),
+    Loaded(GroupId, Result<Roster, StoreError>),
     Noted(Result<(), StoreError>),
+    NotedDeferred(Result<(), StoreError>),
     Appended(usize),
     Saved(u64, Result<(), StoreError>),
     Synced(u64, Result<(), StoreError>),
@@ -77,7 +78,7 @@ pub(super) async fn run(context: Context, mut reader: Box<dyn PartitionReader>) 
         let run = Run {
             context: &context,
             id: &id,
-            core: Core::new(position, members_cached_max),
+            core: Core::new(position, members_cached_max, context.deps.deferred_above),
             backlog: VecDeque::new(),
             io: FuturesUnordered::new(),
             is_behind: false,
@@ -256,6 +257,7 @@ impl Run<'_> {
             store,
             delivery,
             on_sequenced,
+            ..
         } = &context.deps;
         for broadcast in self.core.take_pushes(CHUNKS_PER_TURN) {
             Counters::add(&context.counters.pushes, 1);
@@ -275,6 +277,12 @@ impl Run<'_> {
         if !changes.is_empty() {
             self.io
                 .push(note(store.clone(), changes, context.stop.clone()));
+        }
+        let deferred = self.core.cut_deferred();
+        if !deferred.is_empty() {
+            Counters::add(&context.counters.deferred, deferred.len());
+            self.io
+                .push(note_deferred(store.clone(), deferred, context.stop.clone()));
         }
         if let Some(records) = self.core.cut_inbox(now) {
             self.io
@@ -308,8 +316,12 @@ impl Run<'_> {
 
     fn done(&mut self, done: Done, reader: &dyn PartitionReader) -> Option<Turn> {
         let failed = match done {
-            Done::Loaded(group, Ok(stints)) => {
-                self.loaded(group, &stints);
+            Done::Loaded(group, Ok(roster)) => {
+                self.loaded(group, &roster);
+                None
+            }
+            Done::NotedDeferred(Ok(())) => {
+                self.core.noted_deferred();
                 None
             }
             Done::Noted(Ok(())) => {
@@ -340,6 +352,7 @@ impl Run<'_> {
             }
             Done::Loaded(_, Err(error))
             | Done::Noted(Err(error))
+            | Done::NotedDeferred(Err(error))
             | Done::Saved(_, Err(error))
             | Done::Synced(_, Err(error)) => Some(error),
         };
@@ -353,8 +366,8 @@ impl Run<'_> {
         })
     }
 
-    fn loaded(&mut self, group: GroupId, stints: &[Stint]) {
-        match self.core.loaded(group, stints, Instant::now()) {
+    fn loaded(&mut self, group: GroupId, roster: &Roster) {
+        match self.core.loaded(group, roster, Instant::now()) {
             Loaded::Used => {}
             Loaded::Behind if self.is_behind => {}
             Loaded::Behind => {
@@ -423,8 +436,19 @@ fn load(
     stop: CancellationToken,
 ) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let stints = until_it_works("stints", stop, || store.stints(group)).await;
-        Done::Loaded(group, stints)
+        let roster = until_it_works("roster", stop, || store.roster(group)).await;
+        Done::Loaded(group, roster)
+    })
+}
+
+fn note_deferred(
+    store: Arc<dyn FanoutStore>,
+    groups: Vec<(GroupId, u64)>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Done> {
+    Box::pin(async move {
+        let attempt = || store.note_deferred(groups.clone());
+        Done::NotedDeferred(until_it_works("note_deferred", stop, attempt).await)
     })
 }
 

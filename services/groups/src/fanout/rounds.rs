@@ -27,8 +27,18 @@ struct Round {
 /// A round that is being written.
 struct Job {
     rows: VecDeque<Rows>,
-    offsets: Vec<u64>,
+    round: Written,
     trace: Option<Bytes>,
+}
+
+/// A round all of whose rows are in the log.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) group: GroupId,
+    /// The records that need no more of their rows.
+    pub(super) offsets: Vec<u64>,
+    /// The event of it by which the group became deferred; 0 = none.
+    pub(super) deferred_seq: u64,
 }
 
 /// What waits to be appended, and what is under way.
@@ -42,8 +52,8 @@ pub(super) struct Rounds {
     turns: VecDeque<GroupId>,
     /// Rows that all of this makes at most.
     members: usize,
-    /// The records whose last row is in the append under way, while there is one.
-    under_way: Option<Vec<u64>>,
+    /// The rounds whose last row is in the append under way, while there is one.
+    under_way: Option<Vec<Written>>,
     coalesced: u64,
 }
 
@@ -137,10 +147,15 @@ impl Rounds {
                 offsets,
                 trace,
             } = std::mem::take(round);
+            let deferred_seq = segments.iter().map(Segment::deferred_seq).max();
             let rows = segments.into_iter().map(|segment| segment.into_rows(group));
             let job = Job {
                 rows: rows.collect(),
-                offsets,
+                round: Written {
+                    group,
+                    offsets,
+                    deferred_seq: deferred_seq.unwrap_or_default(),
+                },
                 trace,
             };
             self.jobs.insert(group, job);
@@ -173,15 +188,15 @@ impl Rounds {
             if !job.rows.is_empty() {
                 self.turns.push_back(group);
             } else if let Some(job) = self.jobs.remove(&group) {
-                written.extend(job.offsets);
+                written.push(job.round);
             }
         }
         self.under_way = Some(written);
         records
     }
 
-    /// The last append is durable: answers the records that need no more of their rows.
-    pub(super) fn appended(&mut self) -> Vec<u64> {
+    /// The last append is durable: answers the rounds that it was the end of.
+    pub(super) fn appended(&mut self) -> Vec<Written> {
         self.under_way.take().unwrap_or_default()
     }
 }

@@ -1,4 +1,5 @@
-//! What some events of a group, one after the other, make of the rows of its members.
+//! What some events of a group, one after the other, make of the rows of its members; of a deferred group,
+//! of those whom they are about.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,6 +25,10 @@ pub(super) struct Segment {
     last: Place,
     preview: Option<Arc<log::InboxPreview>>,
     touched: BTreeMap<UserId, Touched>,
+    /// Whether all members have a row of it: the group was not deferred before.
+    for_all: bool,
+    /// The event by which it became so; 0 = none of these.
+    deferred_seq: u64,
 }
 
 /// What is particular about a user.
@@ -33,27 +38,42 @@ struct Touched {
     left: Option<Row>,
     /// Since he joined; nothing before is for him.
     joined: Option<Arc<log::InboxPreview>>,
+    /// When the group was deferred.
+    deferred_seq: u64,
     own: Place,
 }
 
 impl Segment {
     pub(super) fn new(members: Members) -> Self {
         Self {
+            for_all: !members.deferred,
             members,
             last: Place::default(),
             preview: None,
             touched: BTreeMap::new(),
+            deferred_seq: 0,
         }
     }
 
     /// Whether an event for these members is the next one.
     pub(super) fn goes_on_with(&self, before: &Members) -> bool {
-        self.members.version == before.version && Arc::ptr_eq(&self.members.users, &before.users)
+        self.members.version == before.version
+            && self.members.deferred == before.deferred
+            && Arc::ptr_eq(&self.members.users, &before.users)
+    }
+
+    /// The event of it by which the group became deferred; 0 = none.
+    pub(super) const fn deferred_seq(&self) -> u64 {
+        self.deferred_seq
     }
 
     /// Rows that it makes at most.
     pub(super) fn weight(&self) -> usize {
-        1 + self.members.users.len() + self.touched.len()
+        let members = match self.for_all {
+            true => self.members.users.len(),
+            false => 0,
+        };
+        1 + members + self.touched.len()
     }
 
     /// Takes the next event, after which the members are these.
@@ -76,9 +96,15 @@ impl Segment {
                     let touched = self.touched.entry(*user).or_default();
                     touched.joined = Some(change.preview.clone());
                     touched.own = touched.own.max(event.place);
+                    if after.deferred {
+                        touched.deferred_seq = event.place.seq;
+                    }
                 }
             }
             Kind::Other => {}
+        }
+        if after.deferred && !self.members.deferred {
+            self.deferred_seq = event.place.seq;
         }
         self.last = self.last.max(event.place);
         self.members = after;
@@ -106,12 +132,14 @@ impl Segment {
         let mut row = Row {
             last: self.last,
             preview: self.preview.clone(),
+            deferred_seq: self.deferred_seq,
             ..Row::default()
         };
         let Some(touched) = self.touched.get(&user) else {
             return row;
         };
         row.own = touched.own;
+        row.deferred_seq = row.deferred_seq.max(touched.deferred_seq);
         if let Some(joined) = &touched.joined {
             row.joined_seq = joined.seq;
             row.preview = row.preview.filter(|preview| preview.seq > joined.seq);
@@ -128,13 +156,18 @@ impl Segment {
         let common = Row {
             last: self.last,
             preview: self.preview.clone(),
+            deferred_seq: self.deferred_seq,
             ..Row::default()
         };
-        let is_out = |user: &UserId| !self.members.contains(*user);
-        let out = self.touched.keys().copied().filter(is_out).collect();
+        let is_in = |user: &UserId| self.members.contains(*user);
+        let (touched, out) = self.touched.keys().copied().partition(is_in);
         Rows {
             group,
             common: common.encode(group, None),
+            members: match self.for_all {
+                true => self.members.users.clone(),
+                false => Arc::new(touched),
+            },
             segment: self,
             out,
             next: 0,
@@ -148,6 +181,8 @@ pub(super) struct Rows {
     group: GroupId,
     segment: Segment,
     common: Vec<u8>,
+    /// Those of them who get one.
+    members: Arc<Vec<UserId>>,
     /// Those who have left.
     out: Vec<UserId>,
     /// Members that have theirs.
@@ -171,13 +206,7 @@ impl Rows {
                 headers: trace::headers(trace.cloned()),
             });
         };
-        let members = self
-            .segment
-            .members
-            .users
-            .iter()
-            .skip(self.next)
-            .take(count);
+        let members = self.members.iter().skip(self.next).take(count);
         let taken = members.len();
         for user in members {
             if self.segment.touched.contains_key(user) {
@@ -202,6 +231,6 @@ impl Rows {
 
     /// Whether all have their records.
     pub(super) fn is_done(&self) -> bool {
-        self.next >= self.segment.members.users.len() && self.out.is_empty()
+        self.next >= self.members.len() && self.out.is_empty()
     }
 }

@@ -21,7 +21,7 @@ use super::{
     ChangeError, ChangeRequest, Changed, DUE_FIRST_MS, DUE_MAX_MS, FanoutStore, LogIdentity,
     Outstanding, PositionAdvance, REQUEST_LIFE_MS, ReaderId, Store, StoreError,
 };
-use crate::model::{Group, Invitation, JoinRequest, Member, Role, Sequenced, Snippet, Stint};
+use crate::model::{Group, Invitation, JoinRequest, Member, Role, Roster, Sequenced, Snippet};
 
 mod change;
 mod rows;
@@ -115,9 +115,24 @@ impl PostgresStore {
 
 #[async_trait]
 impl FanoutStore for PostgresStore {
-    async fn stints(&self, group: GroupId) -> Result<Vec<Stint>, StoreError> {
-        let stints = sqlx::query(sql::STINTS).bind(group_column(group));
-        self.rows("stints", stints, |columns| columns.stint()).await
+    async fn roster(&self, group: GroupId) -> Result<Roster, StoreError> {
+        let roster = sqlx::query(sql::ROSTER).bind(group_column(group));
+        let read = |columns: &Columns<'_>| Ok((columns.stint()?, columns.get::<bool>(3)?));
+        let rows = self.rows("roster", roster, read).await?;
+        Ok(Roster {
+            deferred: rows.iter().any(|(_, deferred)| *deferred),
+            stints: rows.into_iter().map(|(stint, _)| stint).collect(),
+        })
+    }
+
+    async fn note_deferred(&self, groups: Vec<(GroupId, u64)>) -> Result<(), StoreError> {
+        let (mut ids, mut seqs) = (Vec::new(), Vec::new());
+        for (group, seq) in groups {
+            ids.push(group_column(group));
+            seqs.push(to_column(seq)?);
+        }
+        let note = sqlx::query(sql::NOTE_DEFERRED).bind(ids).bind(seqs);
+        self.execute("note deferred", note).await.map(drop)
     }
 
     async fn note_sequenced(&self, changes: Vec<Sequenced>) -> Result<(), StoreError> {

@@ -17,7 +17,7 @@ use super::{
     ChangeError, ChangeRequest, Changed, DUE_FIRST_MS, FanoutStore, LogIdentity, Outstanding,
     PositionAdvance, REQUEST_LIFE_MS, ReaderId, Store, StoreError, due_after_ms,
 };
-use crate::model::{Group, Invitation, JoinRequest, Member, Role, Sequenced, Snippet, Stint};
+use crate::model::{Group, Invitation, JoinRequest, Member, Role, Roster, Sequenced, Snippet};
 
 mod change;
 mod readers;
@@ -52,6 +52,11 @@ impl From<rusqlite::Error> for ChangeError {
 }
 
 const STINTS: &str = "SELECT user_id, joined_version, left_version FROM stints WHERE group_id = ?";
+
+const IS_DEFERRED: &str = "SELECT deferred_seq FROM groups WHERE group_id = ?";
+
+const NOTE_DEFERRED: &str =
+    "UPDATE groups SET deferred_seq = ?2 WHERE group_id = ?1 AND deferred_seq = 0";
 
 const SEQ: &str = "SELECT seq FROM requests WHERE actor_id = ? AND request_id = ?";
 
@@ -115,7 +120,10 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens or makes the file.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let steps = [include_str!("../../migrations/sqlite/0001_initial.sql")];
+        let steps = [
+            include_str!("../../migrations/sqlite/0001_initial.sql"),
+            include_str!("../../migrations/sqlite/0002_deferred.sql"),
+        ];
         let migrations = Migrations::new(steps.into_iter().map(M::up).collect());
         let database = Database::open(path, &migrations)?;
         let secret = database.read::<_, StoreError, _>(|c| {
@@ -168,10 +176,30 @@ fn row<T>(
 
 #[async_trait]
 impl FanoutStore for SqliteStore {
-    async fn stints(&self, group: GroupId) -> Result<Vec<Stint>, StoreError> {
-        let read =
-            move |c: &Connection| rows(c, STINTS, [group.as_bytes()], |columns| columns.stint());
+    async fn roster(&self, group: GroupId) -> Result<Roster, StoreError> {
+        let read = move |c: &Connection| {
+            let seq = row(c, IS_DEFERRED, [group.as_bytes()], |columns| {
+                columns.number::<u64>(0)
+            })?;
+            let stints = rows(c, STINTS, [group.as_bytes()], |columns| columns.stint())?;
+            Ok::<_, StoreError>(Roster {
+                stints,
+                deferred: seq.is_some_and(|seq| seq > 0),
+            })
+        };
         self.database.read(read).await
+    }
+
+    async fn note_deferred(&self, groups: Vec<(GroupId, u64)>) -> Result<(), StoreError> {
+        // Not synced: see below.
+        let work = move |tx: &Connection| {
+            for (group, seq) in groups {
+                tx.prepare_cached(NOTE_DEFERRED)?
+                    .execute(params![group.as_bytes(), to_column(seq)?])?;
+            }
+            Ok(())
+        };
+        self.database.write(work).await
     }
 
     async fn note_sequenced(&self, changes: Vec<Sequenced>) -> Result<(), StoreError> {

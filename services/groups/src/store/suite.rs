@@ -45,6 +45,7 @@ pub(crate) async fn run<S: Store, G>(open: impl AsyncFn() -> (S, G)) {
         reads::who_has_left_sees_the_group_as_it_was,
         reads::the_groups_that_a_user_has_left_are_bounded,
         fanout::stints_say_who_was_a_member_when,
+        fanout::a_deferred_group_stays_so_also_when_it_shrinks,
         fanout::a_change_leaves_the_outbox_only_when_it_was_seen,
         fanout::what_is_due_comes_ever_later,
         fanout::old_requests_are_forgotten_in_steps,

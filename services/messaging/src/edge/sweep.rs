@@ -6,15 +6,16 @@ use std::{
 };
 
 use proto::messaging::v1::{ServerHeartbeat, server_frame::Frame};
-use runtime::shutdown::CancellationToken;
+use runtime::{ids::UserId, shutdown::CancellationToken};
 use tokio::task::JoinHandle;
 
 use super::{
-    Edge,
+    Edge, deferred,
     session::{Session, Sweep, SweepRules},
 };
 use crate::{
     limits::{CALL_DEADLINE, HELLO_DEADLINE, SILENT_INTERVALS_MAX},
+    store::StoreError,
     wire,
 };
 
@@ -63,9 +64,13 @@ pub(super) async fn run(edge: Arc<Edge>, stop: CancellationToken) {
 /// Tells sessions what their inboxes are at. If the store is away they hear nothing of it, which is
 /// what a client of a half-open connection hears too: it reconnects in the end.
 async fn heartbeat(edge: &Edge, sessions: &[Arc<Session>]) {
-    let users = sessions.iter().map(|session| session.user).collect();
-    let heads = match tokio::time::timeout(CALL_DEADLINE, edge.store.inbox_heads(users)).await {
-        Ok(Ok(heads)) => heads,
+    let users: Vec<UserId> = sessions.iter().map(|session| session.user).collect();
+    let read = async {
+        let deferred = deferred::heads(edge.store.as_ref(), users.iter().copied()).await?;
+        Ok::<_, StoreError>((edge.store.inbox_heads(users).await?, deferred))
+    };
+    let (heads, deferred) = match tokio::time::timeout(CALL_DEADLINE, read).await {
+        Ok(Ok(read)) => read,
         Ok(Err(error)) => {
             tracing::warn!(%error, "no heartbeats without inbox versions");
             return;
@@ -80,6 +85,7 @@ async fn heartbeat(edge: &Edge, sessions: &[Arc<Session>]) {
         session.push(&wire::push(Frame::Heartbeat(ServerHeartbeat {
             inbox_version: head.version,
             server_time_unix_ms,
+            deferred: deferred.get(&session.user).cloned().unwrap_or_default(),
         })));
     }
 }

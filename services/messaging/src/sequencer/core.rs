@@ -26,7 +26,7 @@ use super::{
 use crate::{
     codec::{self, Action, RecordError},
     limits::{CONVERSATIONS_CACHED_MAX, LOOKUPS_MAX, MEMBERS_CACHED_MAX, UNPERSISTED_MAX},
-    model::{ConversationState, Event, InboxChange, MemberState, Watermark},
+    model::{ConversationState, Event, EventKind, InboxChange, MemberState, Watermark},
     store::SequencedBatch,
 };
 
@@ -364,6 +364,20 @@ impl Core {
     pub(crate) fn state(&self, conversation: &ConversationId) -> Option<&ConversationState> {
         let slot = self.cache.peek(conversation)?;
         (slot.waiting != Waiting::Load).then_some(&slot.state)
+    }
+
+    /// The end of a conversation, and its newest message if it is among the last events.
+    pub(crate) fn newest(
+        &self,
+        conversation: &ConversationId,
+    ) -> Option<(Watermark, Option<Arc<Event>>)> {
+        let slot = self.cache.peek(conversation)?;
+        if slot.waiting == Waiting::Load {
+            return None;
+        }
+        let is_message = |event: &&Arc<Event>| event.kind == EventKind::Message;
+        let message = slot.tail.iter().rev().find(is_message).cloned();
+        Some((slot.state.head(), message))
     }
 
     /// Members of all groups that memory knows.

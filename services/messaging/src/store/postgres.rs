@@ -38,7 +38,7 @@ use super::{
     InboxApplied, LogIdentity, PositionAdvance, ReaderId, SeqRange, SequencedBatch, Store,
     StoreError,
 };
-use crate::model::{ConversationState, Event, InboxChange, InboxHead, InboxRow};
+use crate::model::{ConversationHead, ConversationState, Event, InboxChange, InboxHead, InboxRow};
 
 mod columns;
 mod conversations;
@@ -120,6 +120,14 @@ impl Store for PostgresStore {
         conversations::seq_of_message_index(&self.database, conversation, message_index).await
     }
 
+    async fn conversation_heads(
+        &self,
+        conversations: Vec<ConversationId>,
+        with_messages: bool,
+    ) -> Result<Vec<ConversationHead>, StoreError> {
+        conversations::heads(&self.database, &conversations, with_messages).await
+    }
+
     async fn apply_inbox(
         &self,
         changes: Vec<(u64, InboxChange)>,
@@ -147,6 +155,22 @@ impl Store for PostgresStore {
         limit: usize,
     ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
         inboxes::changes(&self.database, user, after_version, limit).await
+    }
+
+    async fn deferred_rows(
+        &self,
+        user: UserId,
+        limit: usize,
+    ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+        inboxes::deferred_rows(&self.database, user, limit).await
+    }
+
+    async fn deferred_conversations(
+        &self,
+        users: Vec<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(UserId, ConversationId)>, StoreError> {
+        inboxes::deferred_conversations(&self.database, &users, limit).await
     }
 
     async fn inbox_row(

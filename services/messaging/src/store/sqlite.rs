@@ -17,7 +17,7 @@ use super::{
     InboxApplied, LogIdentity, PositionAdvance, ReaderId, SeqRange, SequencedBatch, Store,
     StoreError,
 };
-use crate::model::{ConversationState, Event, InboxChange, InboxHead, InboxRow};
+use crate::model::{ConversationHead, ConversationState, Event, InboxChange, InboxHead, InboxRow};
 
 mod columns;
 mod conversations;
@@ -36,6 +36,7 @@ impl SqliteStore {
         let migrations = vec![
             M::up(include_str!("../../migrations/sqlite/0001_initial.sql")),
             M::up(include_str!("../../migrations/sqlite/0002_groups.sql")),
+            M::up(include_str!("../../migrations/sqlite/0003_deferred.sql")),
         ];
         let database = Database::open(path, &Migrations::new(migrations))?;
         Ok(Self { database })
@@ -110,6 +111,16 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn conversation_heads(
+        &self,
+        conversations: Vec<ConversationId>,
+        with_messages: bool,
+    ) -> Result<Vec<ConversationHead>, StoreError> {
+        self.database
+            .read(move |snapshot| conversations::heads(snapshot, &conversations, with_messages))
+            .await
+    }
+
     async fn apply_inbox(
         &self,
         changes: Vec<(u64, InboxChange)>,
@@ -144,6 +155,26 @@ impl Store for SqliteStore {
     ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
         self.database
             .read(move |snapshot| inboxes::changes(snapshot, user, after_version, limit))
+            .await
+    }
+
+    async fn deferred_rows(
+        &self,
+        user: UserId,
+        limit: usize,
+    ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+        self.database
+            .read(move |snapshot| inboxes::deferred_rows(snapshot, user, limit))
+            .await
+    }
+
+    async fn deferred_conversations(
+        &self,
+        users: Vec<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(UserId, ConversationId)>, StoreError> {
+        self.database
+            .read(move |snapshot| inboxes::deferred_conversations(snapshot, &users, limit))
             .await
     }
 

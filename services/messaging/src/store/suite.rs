@@ -20,11 +20,12 @@ use super::{ConversationUpdate, SeqRange, SequencedBatch, Store};
 use crate::model::{ConversationState, Event, EventKind};
 
 mod conversations;
+mod deferred;
 mod groups;
 mod inboxes;
 mod readers;
 
-pub(crate) use self::{conversations::*, groups::*, inboxes::*, readers::*};
+pub(crate) use self::{conversations::*, deferred::*, groups::*, inboxes::*, readers::*};
 
 /// A store under test.
 #[async_trait]
@@ -77,6 +78,9 @@ macro_rules! run_suite {
             changes_come_by_version_and_their_pages_join,
             heads_come_in_the_order_asked,
             nobody_gets_rows_of_others,
+            a_deferred_row_counts_nothing_until_its_user_has_left,
+            the_deferred_conversations_of_many_users_are_one_answer,
+            the_end_of_a_conversation_comes_with_its_newest_message,
             a_position_starts_at_zero_and_only_rises,
             a_position_below_the_saved_one_is_noticed,
             positions_of_different_readers_are_apart,

@@ -226,7 +226,7 @@ async fn the_updates_of_a_live_session_are_a_chain_and_heartbeats_name_its_end()
     assert_eq!(rows[&ada.with(&peers[0])].unread_count, unread);
     assert_eq!(rows[&ada.with(&peers[1])].unread_count, 0);
     let beat = session.wait("a heartbeat at the end", |frame| match &frame.frame {
-        Some(Heard::Heartbeat(beat)) => (beat.inbox_version >= end).then_some(*beat),
+        Some(Heard::Heartbeat(beat)) => (beat.inbox_version >= end).then(|| beat.clone()),
         _ => None,
     });
     let beat = beat.await;

@@ -81,24 +81,24 @@ pub(super) fn change(
     record
 }
 
-struct Case {
-    core: Core,
-    now: Instant,
+pub(super) struct Case {
+    pub(super) core: Core,
+    pub(super) now: Instant,
     time_unix_ms: i64,
     offset: u64,
 }
 
 impl Case {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            core: Core::new(0, ROOM),
+            core: Core::new(0, ROOM, ROOM),
             now: Instant::now(),
             time_unix_ms: 0,
             offset: 0,
         }
     }
 
-    fn ingest(&mut self, fan: &log::FanoutRecord) {
+    pub(super) fn ingest(&mut self, fan: &log::FanoutRecord) {
         self.ingest_traced(fan, Vec::new());
     }
 
@@ -111,7 +111,7 @@ impl Case {
     }
 
     /// Makes the group known.
-    fn warm(&mut self, group: GroupId, users: &[UserId]) {
+    pub(super) fn warm(&mut self, group: GroupId, users: &[UserId]) {
         let mut marks = message(group, users[0], 1);
         marks.event = None;
         self.ingest(&marks);
@@ -123,8 +123,12 @@ impl Case {
         self.core.take_pushes(0);
     }
 
-    fn load(&mut self, group: GroupId, stints: &[Stint]) -> Loaded {
-        self.core.loaded(group, stints, self.now)
+    pub(super) fn load(&mut self, group: GroupId, stints: &[Stint]) -> Loaded {
+        let roster = Roster {
+            stints: stints.to_vec(),
+            deferred: false,
+        };
+        self.core.loaded(group, &roster, self.now)
     }
 
     /// The groups and the numbers of users of the pushes, by their first byte.
@@ -135,18 +139,18 @@ impl Case {
         pushes.iter().map(push).collect()
     }
 
-    fn append(&mut self) -> Vec<NewRecord> {
+    pub(super) fn append(&mut self) -> Vec<NewRecord> {
         let records = self.core.cut_inbox(self.now).unwrap_or_default();
         self.core.appended();
         records
     }
 }
 
-fn row(record: &NewRecord) -> log::InboxRecord {
+pub(super) fn row(record: &NewRecord) -> log::InboxRecord {
     log::InboxRecord::decode(record.payload.clone()).unwrap()
 }
 
-fn group(number: u8) -> GroupId {
+pub(super) fn group(number: u8) -> GroupId {
     GroupId::from_bytes([number; 16])
 }
 
@@ -495,7 +499,7 @@ fn what_waits_is_bounded() {
 #[test]
 fn the_members_in_memory_are_bounded() {
     let mut case = Case::new();
-    case.core = Core::new(0, 1_000);
+    case.core = Core::new(0, 1_000, ROOM);
     let users = many(100);
     for number in 1..=100 {
         case.warm(group(number), &users);

@@ -9,7 +9,7 @@ use proto::log::v1::{self as log, GroupChangeKind};
 use runtime::ids::{ConversationId, GroupId, MessageId, UserId};
 
 use super::Rows;
-use crate::model::Stint;
+use crate::model::{Roster, Stint};
 
 pub(super) fn user(number: usize) -> UserId {
     UserId::from_bytes([u8::try_from(number).unwrap() + 1; 16])
@@ -38,6 +38,7 @@ pub(super) fn merge(row: &mut log::InboxRecord, other: &log::InboxRecord) {
     row.last_message_index = row.last_message_index.max(other.last_message_index);
     row.joined_seq = row.joined_seq.max(other.joined_seq);
     row.left_seq = row.left_seq.max(other.left_seq);
+    row.deferred_seq = row.deferred_seq.max(other.deferred_seq);
     let seq = |row: &log::InboxRecord| row.preview.as_ref().map(|preview| preview.seq);
     if seq(other) > seq(row) {
         row.preview.clone_from(&other.preview);
@@ -89,6 +90,8 @@ pub(super) struct World {
     facts: BTreeMap<u64, Fact>,
     late: Vec<Fact>,
     groups: [Group; 2],
+    /// What the store was told: from which event on.
+    pub(super) deferred: BTreeMap<GroupId, u64>,
     frames: u64,
     pub(super) time_unix_ms: i64,
 }
@@ -100,6 +103,7 @@ impl World {
             facts: BTreeMap::new(),
             late: Vec::new(),
             groups: Default::default(),
+            deferred: BTreeMap::new(),
             frames: 0,
             time_unix_ms: 0,
         };
@@ -173,9 +177,20 @@ impl World {
         });
     }
 
-    pub(super) fn stints(&self, id: GroupId) -> Vec<Stint> {
+    pub(super) fn roster(&self, id: GroupId) -> Roster {
         let number = (0..2).find(|number| group(*number) == id).unwrap();
-        self.groups[number].stints.clone()
+        Roster {
+            stints: self.groups[number].stints.clone(),
+            deferred: self.deferred.contains_key(&id),
+        }
+    }
+
+    /// Whether the group ever had so many members, as far as the log is.
+    pub(super) fn was_huge(&self, id: GroupId, deferred_above: usize) -> bool {
+        let number = (0..2).find(|number| group(*number) == id).unwrap();
+        let group = &self.groups[number];
+        let mut changes = group.changes[..group.version].iter();
+        changes.any(|change| change.after.len() > deferred_above)
     }
 
     pub(super) fn forget(&mut self, id: GroupId, version: u64) {

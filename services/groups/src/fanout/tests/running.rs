@@ -46,6 +46,7 @@ struct FakeStore(Mutex<Stored>);
 struct Stored {
     stints: HashMap<GroupId, Vec<Stint>>,
     noted: Vec<Sequenced>,
+    deferred: HashMap<GroupId, u64>,
     position: u64,
     refuse_notes: bool,
     refuse_syncs: bool,
@@ -55,14 +56,21 @@ struct Stored {
 
 #[async_trait]
 impl FanoutStore for FakeStore {
-    async fn stints(&self, group: GroupId) -> Result<Vec<Stint>, StoreError> {
-        Ok(self
-            .0
-            .lock()
-            .stints
-            .get(&group)
-            .cloned()
-            .unwrap_or_default())
+    async fn roster(&self, group: GroupId) -> Result<Roster, StoreError> {
+        let stored = self.0.lock();
+        Ok(Roster {
+            stints: stored.stints.get(&group).cloned().unwrap_or_default(),
+            deferred: stored.deferred.contains_key(&group),
+        })
+    }
+
+    async fn note_deferred(&self, groups: Vec<(GroupId, u64)>) -> Result<(), StoreError> {
+        let mut stored = self.0.lock();
+        if stored.refuse_notes {
+            return Err(StoreError::Unavailable("test".to_owned()));
+        }
+        stored.deferred.extend(groups);
+        Ok(())
     }
 
     async fn note_sequenced(&self, changes: Vec<Sequenced>) -> Result<(), StoreError> {
@@ -156,6 +164,7 @@ struct Running {
     store: Arc<FakeStore>,
     edge: Arc<Edge>,
     told: Arc<Mutex<Vec<Sequenced>>>,
+    deferred_above: usize,
     fanout: Option<Fanout>,
     tasks: Tasks,
     inbox: Box<dyn PartitionReader>,
@@ -181,6 +190,7 @@ impl Running {
             store: Arc::default(),
             edge: Arc::default(),
             told: Arc::default(),
+            deferred_above: usize::MAX,
             fanout: None,
             tasks: Tasks::new(),
             _folder: folder,
@@ -227,6 +237,7 @@ impl Running {
             store: self.store.clone(),
             delivery,
             on_sequenced: Arc::new(move |changes| told.lock().extend_from_slice(changes)),
+            deferred_above: self.deferred_above,
         };
         self.fanout = Some(start(deps, &self.tasks).await.unwrap());
     }
@@ -433,5 +444,42 @@ async fn rows_that_the_log_refuses_come_all_the_same_before_the_position_passes(
     let reached: BTreeSet<_> = rows.iter().map(|row| row.user_id.clone()).collect();
     assert_eq!(reached.len(), 100);
     assert!(running.refusals.load(Ordering::SeqCst) < 301);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_position_waits_until_a_group_is_noted_as_deferred_and_a_restart_leaves_nobody_out() {
+    let mut running = Running::new().await;
+    running.deferred_above = 10;
+    let users = many(11);
+    running.set_members(group(0), &users);
+    running.store.0.lock().refuse_notes = true;
+    running
+        .append(&[
+            message(group(0), users[0], 1),
+            message(group(0), users[1], 2),
+        ])
+        .await;
+    running.start().await;
+    let rows = running.inbox(11).await;
+    assert!(rows.iter().all(|row| row.deferred_seq == 1));
+    running.stop().await;
+    assert_eq!(running.position(), 0, "the store does not know it yet");
+    running.store.0.lock().refuse_notes = false;
+    running.start().await;
+    eventually("the position passes", || running.position() == 2).await;
+    assert_eq!(running.store.0.lock().deferred[&group(0)], 1);
+    let again = running.inbox(11).await;
+    assert!(again.iter().all(|row| row.deferred_seq == 1));
+    // From the store, after a restart: an event costs a record.
+    running.stop().await;
+    let before = running.fanout().stats();
+    assert_eq!((before.inbox_records, before.deferred), (11, 1));
+    running.start().await;
+    running.append(&[message(group(0), users[2], 3)]).await;
+    eventually("the position passes", || running.position() == 3).await;
+    assert_eq!(running.fanout().stats().inbox_records, 1);
+    let rows = running.inbox(1).await;
+    assert_eq!((rows[0].last_seq, rows[0].deferred_seq), (3, 0));
     running.stop().await;
 }

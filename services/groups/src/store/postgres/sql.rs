@@ -234,8 +234,21 @@ pub(super) const FORGET_REQUESTS: &str = "
         SELECT ctid FROM requests WHERE created_unix_ms < $1
         ORDER BY created_unix_ms LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
-pub(super) const STINTS: &str = "
-    SELECT user_id, joined_version, left_version FROM stints WHERE group_id = $1";
+pub(super) const ROSTER: &str = "
+    SELECT user_id, joined_version, left_version,
+        coalesce((SELECT deferred_seq > 0 FROM groups WHERE group_id = $1), false)
+    FROM stints WHERE group_id = $1";
+
+/// $1 and $2 = a row each. Groups are locked in the order of their keys.
+pub(super) const NOTE_DEFERRED: &str = "
+    WITH locked AS MATERIALIZED (
+        SELECT g.group_id, seen.seq
+        FROM unnest($1::uuid[], $2::bigint[]) AS seen (group_id, seq)
+        JOIN groups g ON g.group_id = seen.group_id AND g.deferred_seq = 0
+        ORDER BY g.group_id FOR NO KEY UPDATE OF g
+    )
+    UPDATE groups g SET deferred_seq = locked.seq
+    FROM locked WHERE g.group_id = locked.group_id";
 
 /// $1 to $3 = a row each: the versions of groups, and where their events are.
 pub(super) const NOTE_SEQUENCED: &str = "

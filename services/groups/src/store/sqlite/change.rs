@@ -299,7 +299,8 @@ fn write(tx: &Connection, request: &ChangeRequest, decision: &Decision) -> Resul
 
 fn put_group(tx: &Connection, group: &Group) -> Result<(), StoreError> {
     tx.prepare_cached(
-        "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+        "INSERT INTO groups (group_id, version, name, description, picture, settings, member_count,
+            created_unix_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (group_id) DO UPDATE SET version = excluded.version, name = excluded.name,
              description = excluded.description, picture = excluded.picture,
              settings = excluded.settings, member_count = excluded.member_count",

@@ -382,7 +382,7 @@ pub(crate) async fn an_ended_group_leaves_what_the_log_still_needs(store: &dyn S
     let refused = change(store, made.owner, made.group, Command::Leave).await;
     assert_eq!(refusal(refused), Refusal::GroupNotFound);
     assert_eq!(outstanding(store, made.group).await, [1, 2]);
-    assert_eq!(store.stints(made.group).await.unwrap().len(), 1);
+    assert_eq!(store.roster(made.group).await.unwrap().stints.len(), 1);
 }
 
 pub(crate) async fn changes_that_wait_for_the_log_are_bounded(store: &dyn Store) {

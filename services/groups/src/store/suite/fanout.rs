@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::Stint,
+    model::{Roster, Stint},
     store::{
         DUE_FIRST_MS, DUE_MAX_MS, LogIdentity, PositionAdvance, REQUEST_LIFE_MS, ReaderId,
         StoreError,
@@ -10,7 +10,7 @@ use crate::{
 };
 
 async fn sorted_stints(store: &dyn Store, group: GroupId) -> Vec<(UserId, u64, Option<u64>)> {
-    let stints = store.stints(group).await.unwrap();
+    let stints = store.roster(group).await.unwrap().stints;
     let plain = |s: &Stint| (s.user, s.joined_version, s.left_version);
     let mut stints: Vec<_> = stints.iter().map(plain).collect();
     stints.sort();
@@ -30,7 +30,8 @@ pub(crate) async fn stints_say_who_was_a_member_when(store: &dyn Store) {
     let mut expected = vec![(ann, 1, None), (bob, 1, Some(2)), (bob, 3, Some(4))];
     expected.sort();
     assert_eq!(sorted_stints(store, made.group).await, expected);
-    assert_eq!(store.stints(GroupId::generate()).await.unwrap(), []);
+    let nobody = store.roster(GroupId::generate()).await.unwrap();
+    assert_eq!(nobody, Roster::default());
     // Those that ended at or before a version go, and no others.
     for (forgotten, left) in [(1, 3), (2, 2), (3, 2), (4, 1), (4, 1)] {
         store
@@ -52,7 +53,29 @@ pub(crate) async fn stints_say_who_was_a_member_when(store: &dyn Store) {
     store.forget_stints(vec![(made.group, 4)]).await.unwrap();
     assert_eq!(sorted_stints(store, made.group).await, [(ann, 1, Some(5))]);
     store.forget_stints(vec![(made.group, 5)]).await.unwrap();
-    assert_eq!(store.stints(made.group).await.unwrap(), []);
+    assert_eq!(store.roster(made.group).await.unwrap(), Roster::default());
+}
+
+pub(crate) async fn a_deferred_group_stays_so_also_when_it_shrinks(store: &dyn Store) {
+    let (huge, other) = (made(store, 3).await, made(store, 3).await);
+    let is_deferred = async |group| store.roster(group).await.unwrap().deferred;
+    store.note_deferred(Vec::new()).await.unwrap();
+    assert!(!is_deferred(huge.group).await);
+    let noted = vec![(huge.group, 7), (GroupId::generate(), 8)];
+    // It may come again, and from a reader that is behind.
+    for noted in [noted.clone(), noted, vec![(huge.group, 5)]] {
+        store.note_deferred(noted).await.unwrap();
+        assert!(is_deferred(huge.group).await);
+    }
+    for member in &huge.members[1..] {
+        change(store, *member, huge.group, Command::Leave)
+            .await
+            .unwrap();
+    }
+    let roster = store.roster(huge.group).await.unwrap();
+    assert!(roster.deferred);
+    assert_eq!(roster.stints.len(), 3);
+    assert!(!is_deferred(other.group).await);
 }
 
 pub(crate) async fn a_change_leaves_the_outbox_only_when_it_was_seen(store: &dyn Store) {

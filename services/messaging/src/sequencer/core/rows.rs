@@ -75,6 +75,7 @@ fn own_marks(state: &ConversationState, user: UserId) -> InboxChange {
         peer: Marks::default(),
         joined_seq: 0,
         left_seq: 0,
+        deferred_seq: 0,
     }
 }
 

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     limits::{FANOUTS_MAX, INGEST_MAX, POSITION_INTERVAL},
-    model::{ConversationState, Event, InboxChange, InboxHead, InboxRow},
+    model::{ConversationHead, ConversationState, Event, InboxChange, InboxHead, InboxRow},
     sequencer::partition::{Context, Owned, run},
     store::{
         InboxApplied, LogIdentity, PositionAdvance, ReaderId, SeqRange, SequencedBatch, Store,
@@ -224,6 +224,30 @@ impl Store for Memory {
         _: u64,
         _: usize,
     ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+        not_here()
+    }
+
+    async fn conversation_heads(
+        &self,
+        _: Vec<ConversationId>,
+        _: bool,
+    ) -> Result<Vec<ConversationHead>, StoreError> {
+        not_here()
+    }
+
+    async fn deferred_rows(
+        &self,
+        _: UserId,
+        _: usize,
+    ) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+        not_here()
+    }
+
+    async fn deferred_conversations(
+        &self,
+        _: Vec<UserId>,
+        _: usize,
+    ) -> Result<Vec<(UserId, ConversationId)>, StoreError> {
         not_here()
     }
 

@@ -414,7 +414,7 @@ impl World {
         let mut seen = BTreeSet::new();
         for fan_out in &self.fanned_out {
             let record = log::FanoutRecord::decode(&fan_out.payload[..]).unwrap();
-            assert_eq!(record.schema_version, codec::SCHEMA_VERSION);
+            assert_eq!(record.schema_version, codec::FANOUT_VERSION);
             assert_eq!(record.conversation_id, fan_out.conversation.as_bytes());
             let Some(got) = record.event else {
                 continue;

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgDatabaseError, PgRow};
 
 use super::columns::{Columns, message_column, to_limit, user_column};
 use crate::{
-    model::{ConversationState, Event, EventKind, MemberState},
+    model::{ConversationHead, ConversationState, Event, EventKind, MemberState},
     store::{SeqRange, StoreError},
 };
 
@@ -119,6 +119,49 @@ pub(super) const SEQ_OF_INDEX: &str = "WITH RECURSIVE search (low, high, probe, 
         WHERE s.low < s.high
     )
     SELECT found FROM search WHERE low >= high";
+
+pub(super) const ENDS: &str = "SELECT conversation_id, head_seq, last_message_index
+    FROM conversations WHERE conversation_id = ANY($1)";
+
+/// Ends and newest messages. A message is found as [`SEQ_OF_INDEX`] does: it is the first event with the
+/// last index, after which there may be any number of changes of the group.
+pub(super) const ENDS_WITH_MESSAGES: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    ", c.conversation_id, c.head_seq, c.last_message_index
+    FROM unnest($1::bytea[]) AS g(conversation_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM conversations WHERE conversation_id = g.conversation_id OFFSET 0
+    ) AS c
+    LEFT JOIN LATERAL (
+        WITH RECURSIVE search (low, high, probe, found) AS (
+            SELECT c.last_message_index - 1, c.head_seq, c.last_message_index, NULL::bigint
+            WHERE c.last_message_index > 0
+        UNION ALL
+            SELECT n.low, n.high, n.low + (n.high - n.low) / 2 + (n.high - n.low) % 2, n.found
+            FROM search AS s
+            LEFT JOIN LATERAL (
+                SELECT seq, message_index FROM events
+                WHERE conversation_id = c.conversation_id AND seq >= s.probe
+                ORDER BY seq LIMIT 1
+            ) AS e ON true
+            CROSS JOIN LATERAL (
+                SELECT
+                    CASE WHEN e.message_index < c.last_message_index THEN e.seq
+                        ELSE s.low END AS low,
+                    CASE WHEN e.message_index < c.last_message_index THEN s.high
+                        ELSE s.probe - 1 END AS high,
+                    CASE WHEN e.message_index >= c.last_message_index THEN e.seq
+                        ELSE s.found END AS found
+            ) AS n
+            WHERE s.low < s.high
+        )
+        SELECT found FROM search WHERE low >= high
+    ) AS f ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM events WHERE conversation_id = c.conversation_id AND seq = f.found OFFSET 0
+    ) AS e ON true"
+);
 
 /// Which end of a range comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,6 +337,35 @@ pub(super) async fn seq_of_message_index(
         return Ok(None);
     }
     columns.number(0).map(Some)
+}
+
+/// See [`crate::store::Store::conversation_heads`].
+pub(super) async fn heads(
+    database: &Database,
+    conversations: &[ConversationId],
+    with_messages: bool,
+) -> Result<Vec<ConversationHead>, StoreError> {
+    let (statement, at) = match with_messages {
+        true => (ENDS_WITH_MESSAGES, 9),
+        false => (ENDS, 0),
+    };
+    let ids: Vec<&[u8]> = conversations.iter().map(|id| id.as_bytes()).collect();
+    let rows = database
+        .call("conversation_heads", async |connection| {
+            sqlx::query(statement).bind(ids).fetch_all(connection).await
+        })
+        .await?;
+    let read = |row: &PgRow| {
+        let columns = Columns(row);
+        let has_event = with_messages && !columns.is_null(0)?;
+        let event = has_event.then(|| read_event(row)).transpose()?;
+        Ok(ConversationHead {
+            conversation: columns.conversation(at)?,
+            last: columns.watermark(at + 1)?,
+            message: event.filter(|event| event.kind == EventKind::Message),
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 fn read_state(columns: &Columns<'_>) -> Result<ConversationState, StoreError> {

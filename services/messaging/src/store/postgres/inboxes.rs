@@ -40,7 +40,7 @@ macro_rules! head_and_row_columns {
         i.own_read_message_index, i.peer_delivered_seq, i.peer_delivered_message_index,
         i.peer_read_seq, i.peer_read_message_index, i.joined_seq, i.left_seq, i.preview_sender,
         i.preview_message_id, i.preview_seq, i.preview_time_unix_ms, i.preview_text,
-        i.preview_joined"
+        i.preview_joined, i.deferred_seq"
     };
 }
 
@@ -90,6 +90,26 @@ pub(super) const CHANGES: &str = concat!(
     ) AS i ON true
     WHERE h.user_id = $1"
 );
+
+/// By an index that has those rows alone, in its order: a user has any number of others.
+pub(super) const DEFERRED_ROWS: &str = concat!(
+    "SELECT ",
+    head_and_row_columns!(),
+    " FROM inbox_heads AS h LEFT JOIN LATERAL (
+        SELECT * FROM inbox
+        WHERE user_id = $1 AND deferred_seq > 0 AND joined_seq >= left_seq
+        ORDER BY deferred_seq, conversation_id LIMIT $2
+    ) AS i ON true
+    WHERE h.user_id = $1"
+);
+
+pub(super) const DEFERRED_CONVERSATIONS: &str =
+    "SELECT g.user_id, i.conversation_id FROM unnest($1::uuid[]) AS g(user_id)
+    CROSS JOIN LATERAL (
+        SELECT conversation_id FROM inbox
+        WHERE user_id = g.user_id AND deferred_seq > 0 AND joined_seq >= left_seq
+        ORDER BY deferred_seq, conversation_id LIMIT $2
+    ) AS i";
 
 /// See [`crate::store::Store::apply_inbox`]. Reads, merges, and writes each user's inbox as a whole
 /// if nobody has changed it in between; two round trips, and again for users whom somebody else
@@ -231,6 +251,40 @@ pub(super) async fn changes(
     Ok((head, rows))
 }
 
+/// See [`crate::store::Store::deferred_rows`].
+pub(super) async fn deferred_rows(
+    database: &Database,
+    user: UserId,
+    limit: usize,
+) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+    let rows = database
+        .call("deferred_rows", async |connection| {
+            let query = sqlx::query(DEFERRED_ROWS).bind(user_column(user));
+            query.bind(to_limit(limit)).fetch_all(connection).await
+        })
+        .await;
+    let (head, mut rows) = read_page(rows)?;
+    rows.sort_by_key(|row| (row.deferred_seq, row.conversation));
+    Ok((head, rows))
+}
+
+/// See [`crate::store::Store::deferred_conversations`].
+pub(super) async fn deferred_conversations(
+    database: &Database,
+    users: &[UserId],
+    limit: usize,
+) -> Result<Vec<(UserId, ConversationId)>, StoreError> {
+    let ids: Vec<_> = users.iter().map(|user| user_column(*user)).collect();
+    let rows = database
+        .call("deferred_conversations", async |connection| {
+            let query = sqlx::query(DEFERRED_CONVERSATIONS).bind(ids);
+            query.bind(to_limit(limit)).fetch_all(connection).await
+        })
+        .await?;
+    let read = |row: &PgRow| Ok((Columns(row).user(0)?, Columns(row).conversation(1)?));
+    rows.iter().map(read).collect()
+}
+
 /// See [`crate::store::Store::inbox_row`].
 pub(super) async fn row(
     database: &Database,
@@ -297,6 +351,7 @@ fn read_row(columns: &Columns<'_>) -> Result<Option<InboxRow>, StoreError> {
         peer: columns.marks(11)?,
         joined_seq: columns.number(15)?,
         left_seq: columns.number(16)?,
+        deferred_seq: columns.number(23)?,
         preview,
     }))
 }

@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, params};
 
 use super::columns::{Columns, to_column, to_limit};
 use crate::{
-    model::{ConversationState, Event, EventKind, MemberState},
+    model::{ConversationHead, ConversationState, Event, EventKind, MemberState},
     store::{SeqRange, StoreError},
 };
 
@@ -56,6 +56,9 @@ const CONVERSATION_OF: &str = concat!(
     WHERE conversation_id = ?1"
 );
 
+const END: &str =
+    "SELECT head_seq, last_message_index FROM conversations WHERE conversation_id = ?1";
+
 const CONVERSATION_NO: &str =
     "SELECT conversation_no FROM conversations WHERE conversation_id = ?1";
 
@@ -88,6 +91,7 @@ pub(super) const SEARCHES: &[&str] = &[
     CONVERSATION,
     CONVERSATION_OF,
     CONVERSATION_NO,
+    END,
     EVENTS_NAMED,
     EVENTS_UP,
     EVENTS_DOWN,
@@ -235,6 +239,60 @@ pub(super) fn seq_of_message_index(
         probe = low.midpoint(high);
     }
     Ok(found)
+}
+
+/// See [`crate::store::Store::conversation_heads`].
+pub(super) fn heads(
+    snapshot: &Connection,
+    conversations: &[ConversationId],
+    with_messages: bool,
+) -> Result<Vec<ConversationHead>, StoreError> {
+    let mut select = snapshot.prepare_cached(END)?;
+    let mut heads = Vec::with_capacity(conversations.len());
+    for conversation in conversations {
+        let mut rows = select.query([conversation.as_bytes()])?;
+        let Some(row) = rows.next()? else {
+            continue;
+        };
+        let last = Columns(row).watermark(0)?;
+        let message = match with_messages && last.message_index > 0 {
+            true => message_at(snapshot, *conversation, last.message_index)?,
+            false => None,
+        };
+        heads.push(ConversationHead {
+            conversation: *conversation,
+            last,
+            message,
+        });
+    }
+    Ok(heads)
+}
+
+/// The message with this index, if it is there: the first event that has it.
+fn message_at(
+    snapshot: &Connection,
+    conversation: ConversationId,
+    message_index: u64,
+) -> Result<Option<Event>, StoreError> {
+    let Some(seq) = seq_of_message_index(snapshot, conversation, message_index)? else {
+        return Ok(None);
+    };
+    let range = SeqRange {
+        after_seq: seq.saturating_sub(1),
+        before_seq: seq.saturating_add(1),
+    };
+    let found = events(
+        snapshot,
+        conversation,
+        range,
+        Order::OldestFirst,
+        1,
+        usize::MAX,
+    )?;
+    let mut messages = found
+        .into_iter()
+        .filter(|event| event.kind == EventKind::Message);
+    Ok(messages.next())
 }
 
 /// With all members.

@@ -20,7 +20,7 @@ const UPDATE_HEAD: &str =
     "UPDATE inbox_heads SET version = ?2, unread_total = ?3 WHERE user_no = ?1";
 
 /// Where `row_no` is, after what [`read_row`] reads.
-const ROW_NO_AT: usize = 20;
+const ROW_NO_AT: usize = 21;
 
 /// What [`read_row`] reads, in its order; `row_no` comes after it where it is wanted.
 macro_rules! row_columns {
@@ -31,7 +31,7 @@ macro_rules! row_columns {
         concat!("conversation_id, ", $table, "version, last_seq, last_message_index,
         own_delivered_seq, own_delivered_message_index, own_read_seq, own_read_message_index,
         peer_delivered_seq, peer_delivered_message_index, peer_read_seq, peer_read_message_index,
-        joined_seq, left_seq, preview_sender, preview_message_id, preview_seq,
+        joined_seq, left_seq, deferred_seq, preview_sender, preview_message_id, preview_seq,
         preview_time_unix_ms, preview_text, preview_joined")
     };
 }
@@ -57,7 +57,7 @@ const INSERT_ROW: &str = concat!(
     "INSERT INTO inbox (",
     row_columns!(),
     ", user_no) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-        ?17, ?18, ?19, ?20, ?21)"
+        ?17, ?18, ?19, ?20, ?21, ?22)"
 );
 
 const UPDATE_ROW: &str = "UPDATE inbox SET version = ?2, last_seq = ?3, last_message_index = ?4,
@@ -65,8 +65,8 @@ const UPDATE_ROW: &str = "UPDATE inbox SET version = ?2, last_seq = ?3, last_mes
         own_read_seq = ?7, own_read_message_index = ?8,
         peer_delivered_seq = ?9, peer_delivered_message_index = ?10,
         peer_read_seq = ?11, peer_read_message_index = ?12, joined_seq = ?13, left_seq = ?14,
-        preview_sender = ?15, preview_message_id = ?16, preview_seq = ?17,
-        preview_time_unix_ms = ?18, preview_text = ?19, preview_joined = ?20
+        deferred_seq = ?15, preview_sender = ?16, preview_message_id = ?17, preview_seq = ?18,
+        preview_time_unix_ms = ?19, preview_text = ?20, preview_joined = ?21
     WHERE row_no = ?1";
 
 /// As [`UPDATE_ROW`] where the preview stays: the list keeps its order, its index is not written.
@@ -74,7 +74,8 @@ const UPDATE_MARKS: &str = "UPDATE inbox SET version = ?2, last_seq = ?3, last_m
         own_delivered_seq = ?5, own_delivered_message_index = ?6,
         own_read_seq = ?7, own_read_message_index = ?8,
         peer_delivered_seq = ?9, peer_delivered_message_index = ?10,
-        peer_read_seq = ?11, peer_read_message_index = ?12, joined_seq = ?13, left_seq = ?14
+        peer_read_seq = ?11, peer_read_message_index = ?12, joined_seq = ?13, left_seq = ?14,
+        deferred_seq = ?15
     WHERE row_no = ?1";
 
 const LIST: &str = concat!(
@@ -98,6 +99,20 @@ const CHANGES: &str = concat!(
     " FROM inbox WHERE user_no = ?1 AND version > ?2 ORDER BY version LIMIT ?3"
 );
 
+const DEFERRED_ROWS: &str = concat!(
+    "SELECT ",
+    row_columns!(),
+    " FROM inbox INDEXED BY inbox_deferred
+    WHERE user_no = ?1 AND deferred_seq > 0 AND joined_seq >= left_seq
+    ORDER BY deferred_seq, conversation_id LIMIT ?2"
+);
+
+const DEFERRED_CONVERSATIONS: &str =
+    "SELECT inbox.conversation_id FROM inbox_heads CROSS JOIN inbox INDEXED BY inbox_deferred
+        ON inbox.user_no = inbox_heads.user_no
+    WHERE user_id = ?1 AND deferred_seq > 0 AND joined_seq >= left_seq
+    ORDER BY deferred_seq, conversation_id LIMIT ?2";
+
 /// Every statement that searches, for the test of their plans.
 #[cfg(test)]
 pub(super) const SEARCHES: &[&str] = &[
@@ -110,6 +125,8 @@ pub(super) const SEARCHES: &[&str] = &[
     LIST,
     LIST_BEFORE,
     CHANGES,
+    DEFERRED_ROWS,
+    DEFERRED_CONVERSATIONS,
 ];
 
 /// See [`crate::store::Store::apply_inbox`].
@@ -218,12 +235,12 @@ impl<'c> Apply<'c> {
         }
         let row_place = self.row(user_place, change.conversation)?;
         let row = &mut self.rows[row_place].row;
-        let unread_before = row.unread_count();
+        let unread_before = row.counted_unread();
         if !row.merge(change) {
             return Ok(());
         }
         row.version = version;
-        let unread_after = row.unread_count();
+        let unread_after = row.counted_unread();
         let head = &mut self.users[user_place].head;
         head.version = version;
         head.unread_total = head
@@ -387,16 +404,17 @@ impl<'c> Write<'c> {
         }
         statement.raw_bind_parameter(13, to_column(row.joined_seq)?)?;
         statement.raw_bind_parameter(14, to_column(row.left_seq)?)?;
-        if statement.parameter_count() > 14 {
-            statement.raw_bind_parameter(15, preview.map(|p| *p.sender.as_bytes()))?;
-            statement.raw_bind_parameter(16, preview.map(|p| *p.message_id.as_bytes()))?;
-            statement.raw_bind_parameter(17, preview_seq.map(to_column).transpose()?)?;
-            statement.raw_bind_parameter(18, preview.map(|p| p.time_unix_ms))?;
-            statement.raw_bind_parameter(19, preview.map(|p| p.text.as_str()))?;
-            statement.raw_bind_parameter(20, preview.is_some_and(|p| p.joined))?;
+        statement.raw_bind_parameter(15, to_column(row.deferred_seq)?)?;
+        if statement.parameter_count() > 15 {
+            statement.raw_bind_parameter(16, preview.map(|p| *p.sender.as_bytes()))?;
+            statement.raw_bind_parameter(17, preview.map(|p| *p.message_id.as_bytes()))?;
+            statement.raw_bind_parameter(18, preview_seq.map(to_column).transpose()?)?;
+            statement.raw_bind_parameter(19, preview.map(|p| p.time_unix_ms))?;
+            statement.raw_bind_parameter(20, preview.map(|p| p.text.as_str()))?;
+            statement.raw_bind_parameter(21, preview.is_some_and(|p| p.joined))?;
         }
         if touched.stored.is_none() {
-            statement.raw_bind_parameter(21, user_no)?;
+            statement.raw_bind_parameter(22, user_no)?;
         }
         statement.raw_execute()?;
         Ok(())
@@ -445,6 +463,34 @@ pub(super) fn changes(
         let parameters = params![user_no, after_version, to_limit(limit)];
         read_rows(snapshot, CHANGES, parameters)
     })
+}
+
+/// See [`crate::store::Store::deferred_rows`].
+pub(super) fn deferred_rows(
+    snapshot: &Connection,
+    user: UserId,
+    limit: usize,
+) -> Result<(InboxHead, Vec<InboxRow>), StoreError> {
+    in_inbox(snapshot, user, |user_no| {
+        read_rows(snapshot, DEFERRED_ROWS, params![user_no, to_limit(limit)])
+    })
+}
+
+/// See [`crate::store::Store::deferred_conversations`].
+pub(super) fn deferred_conversations(
+    snapshot: &Connection,
+    users: &[UserId],
+    limit: usize,
+) -> Result<Vec<(UserId, ConversationId)>, StoreError> {
+    let mut select = snapshot.prepare_cached(DEFERRED_CONVERSATIONS)?;
+    let mut conversations = Vec::new();
+    for user in users {
+        let mut rows = select.query(params![user.as_bytes(), to_limit(limit)])?;
+        while let Some(row) = rows.next()? {
+            conversations.push((*user, Columns(row).conversation(0)?));
+        }
+    }
+    Ok(conversations)
 }
 
 /// See [`crate::store::Store::inbox_row`].
@@ -497,16 +543,16 @@ fn read_rows(
 }
 
 fn read_row(columns: &Columns<'_>) -> Result<InboxRow, StoreError> {
-    let preview = if columns.is_null(16)? {
+    let preview = if columns.is_null(17)? {
         None
     } else {
         Some(Preview {
-            sender: columns.user(14)?,
-            message_id: columns.message(15)?,
-            seq: columns.number(16)?,
-            time_unix_ms: columns.integer(17)?,
-            text: columns.text(18)?.to_owned(),
-            joined: columns.flag(19)?,
+            sender: columns.user(15)?,
+            message_id: columns.message(16)?,
+            seq: columns.number(17)?,
+            time_unix_ms: columns.integer(18)?,
+            text: columns.text(19)?.to_owned(),
+            joined: columns.flag(20)?,
         })
     };
     Ok(InboxRow {
@@ -517,6 +563,7 @@ fn read_row(columns: &Columns<'_>) -> Result<InboxRow, StoreError> {
         peer: columns.marks(8)?,
         joined_seq: columns.number(12)?,
         left_seq: columns.number(13)?,
+        deferred_seq: columns.number(14)?,
         preview,
     })
 }

@@ -117,6 +117,7 @@ fn change(me: u8, other: u8, seq: u64) -> InboxChange {
         peer: Marks::default(),
         joined_seq: 0,
         left_seq: 0,
+        deferred_seq: 0,
     }
 }
 

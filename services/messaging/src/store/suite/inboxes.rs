@@ -34,6 +34,7 @@ pub(super) fn message(
         peer: Marks::default(),
         joined_seq: 0,
         left_seq: 0,
+        deferred_seq: 0,
     }
 }
 
@@ -52,6 +53,7 @@ fn read_up_to(user: UserId, conversation: ConversationId, seq: u64) -> InboxChan
         peer: Marks::default(),
         joined_seq: 0,
         left_seq: 0,
+        deferred_seq: 0,
     }
 }
 
@@ -85,6 +87,7 @@ pub(crate) async fn a_change_makes_a_row_and_answers_it(fixture: &mut impl Fixtu
     change.peer.read = at(2);
     change.joined_seq = NUMBER_MAX;
     change.left_seq = 4;
+    change.deferred_seq = NUMBER_MAX;
     let applied = store.apply_inbox(vec![(7, change.clone())]).await.unwrap();
     let row = InboxRow {
         conversation: with,
@@ -95,6 +98,7 @@ pub(crate) async fn a_change_makes_a_row_and_answers_it(fixture: &mut impl Fixtu
         peer: change.peer,
         joined_seq: NUMBER_MAX,
         left_seq: 4,
+        deferred_seq: NUMBER_MAX,
     };
     let expected = InboxApplied {
         user: me,
@@ -105,7 +109,8 @@ pub(crate) async fn a_change_makes_a_row_and_answers_it(fixture: &mut impl Fixtu
     assert_eq!(applied, [expected]);
     let stored = store.inbox_row(me, with).await.unwrap();
     assert_eq!(stored, Some(row));
-    assert_eq!(head_of(store, me).await, head(7, 3));
+    // It is deferred, so that nothing counts.
+    assert_eq!(head_of(store, me).await, head(7, 0));
     let none = store.inbox_row(me, conversation_of(1, 3)).await.unwrap();
     assert_eq!(none, None);
     assert!(store.apply_inbox(vec![]).await.unwrap().is_empty());
@@ -232,11 +237,26 @@ struct Inbox {
     rows: BTreeMap<ConversationId, InboxRow>,
 }
 
+/// What is computed when it is read counts nothing before.
+fn counted(row: &InboxRow) -> u64 {
+    match row.deferred_seq > 0 && row.joined_seq >= row.left_seq {
+        true => 0,
+        false => row.unread_count(),
+    }
+}
+
 impl Inbox {
+    fn deferred(&self) -> Vec<InboxRow> {
+        let is_deferred = |row: &&InboxRow| row.deferred_seq > 0 && row.joined_seq >= row.left_seq;
+        let mut rows: Vec<_> = self.rows.values().filter(is_deferred).cloned().collect();
+        rows.sort_by_key(|row| (row.deferred_seq, row.conversation));
+        rows
+    }
+
     fn head(&self) -> InboxHead {
         InboxHead {
             version: self.rows.values().map(|row| row.version).max().unwrap_or(0),
-            unread_total: self.rows.values().map(InboxRow::unread_count).sum(),
+            unread_total: self.rows.values().map(counted).sum(),
         }
     }
 
@@ -283,7 +303,7 @@ fn any_change() -> impl Strategy<Value = InboxChange> {
     let preview = (1..12_u64, 0..4_i64);
     let parts = (1..=3_u128, 10..=13_u128, watermarks());
     let merged = (option::of(preview), all_marks(), all_marks());
-    let seqs = (0..9_u64, 0..9_u64);
+    let seqs = (0..9_u64, 0..9_u64, prop_oneof![3 => Just(0), 1 => 1..9_u64]);
     let all = (parts, merged, seqs);
     all.prop_map(
         |((me, other, last), (preview, own, peer), seqs)| InboxChange {
@@ -302,6 +322,7 @@ fn any_change() -> impl Strategy<Value = InboxChange> {
             peer,
             joined_seq: seqs.0,
             left_seq: seqs.1,
+            deferred_seq: seqs.2,
         },
     )
 }
@@ -366,6 +387,8 @@ async fn expect_inbox(store: &dyn Store, user: UserId, expected: &Inbox) {
     assert_eq!(list, (head, expected.list()));
     let changes = store.inbox_changes(user, 0, 100).await.unwrap();
     assert_eq!(changes, (head, expected.changes(0)));
+    let deferred = store.deferred_rows(user, 100).await.unwrap();
+    assert_eq!(deferred, (head, expected.deferred()));
     for (conversation, row) in &expected.rows {
         let stored = store.inbox_row(user, *conversation).await.unwrap();
         assert_eq!(stored.as_ref(), Some(row));

@@ -37,13 +37,8 @@ pub(super) fn judge(world: &GroupWorld<'_>, records: &[Record], verdict: &mut Ve
     }
 }
 
-/// What every row must be, at any time. One that tells nothing yet is let pass until the end: marks of a
-/// new member may come into his list before his joining does.
+/// What every row must be, at any time.
 fn judge_row(world: &GroupWorld<'_>, user: No, row: &GroupRow, verdict: &mut Verdict) {
-    let is_empty = row.last == Mark::default() && row.unread == 0;
-    if is_empty && world.last_window(row.group, user).is_some() {
-        return;
-    }
     if row.group == No::MAX || world.groups.contains_key(&row.group) {
         let is_foreign = !world.may_see(row.group, user, row.last.0);
         if is_foreign && row.last.0 <= world.head(row.group).0 {

@@ -107,7 +107,12 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
             "50, 1000".to_owned(),
         ),
         (sql::PUT_BACK, "uuid[], bigint", format!("{gs}, 5")),
-        (sql::STINTS, "uuid", G.to_owned()),
+        (sql::ROSTER, "uuid", G.to_owned()),
+        (
+            sql::NOTE_DEFERRED,
+            "uuid[], bigint[]",
+            format!("{gs}, {ns}"),
+        ),
         (
             sql::NOTE_SEQUENCED,
             "uuid[], bigint[], bigint[]",

@@ -42,12 +42,12 @@ impl Inbox {
             Entry::Occupied(row) => row.into_mut(),
             Entry::Vacant(place) => place.insert(InboxRow::new(conversation)),
         };
-        let unread_before = row.unread_count();
+        let unread_before = row.counted_unread();
         if !row.merge(change) {
             return Ok(());
         }
         row.version = version;
-        let unread_after = row.unread_count();
+        let unread_after = row.counted_unread();
         self.head.version = version;
         self.head.unread_total = (self.head.unread_total)
             .checked_sub(unread_before)

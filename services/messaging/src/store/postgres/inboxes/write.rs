@@ -30,13 +30,13 @@ pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
         INSERT INTO inbox (user_id, conversation_id, version, last_seq, last_message_index,
             own_delivered_seq, own_delivered_message_index, own_read_seq, own_read_message_index,
             peer_delivered_seq, peer_delivered_message_index, peer_read_seq,
-            peer_read_message_index, joined_seq, left_seq, preview_sender, preview_message_id,
-            preview_seq, preview_time_unix_ms, preview_text, preview_joined)
+            peer_read_message_index, joined_seq, left_seq, deferred_seq, preview_sender,
+            preview_message_id, preview_seq, preview_time_unix_ms, preview_text, preview_joined)
         SELECT g.* FROM unnest($5::uuid[], $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[],
             $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
             $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
-            $20::uuid[], $21::uuid[], $22::bigint[], $23::bigint[], $24::bytea[],
-            $25::boolean[]) AS g(user_id)
+            $20::bigint[], $21::uuid[], $22::uuid[], $23::bigint[], $24::bigint[], $25::bytea[],
+            $26::boolean[]) AS g(user_id)
         JOIN written ON written.user_id = g.user_id
         ON CONFLICT (user_id, conversation_id) DO UPDATE SET
             version = excluded.version,
@@ -52,6 +52,7 @@ pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
             peer_read_message_index = excluded.peer_read_message_index,
             joined_seq = excluded.joined_seq,
             left_seq = excluded.left_seq,
+            deferred_seq = excluded.deferred_seq,
             preview_sender = excluded.preview_sender,
             preview_message_id = excluded.preview_message_id,
             preview_seq = excluded.preview_seq,
@@ -115,13 +116,14 @@ impl HeadColumns {
 }
 
 /// How many columns of a row are numbers that are always there.
-const NUMBERS: usize = 13;
+const NUMBERS: usize = 14;
 
 #[derive(Default)]
 struct RowColumns<'b> {
     users: Vec<Uuid>,
     conversations: Vec<&'b [u8]>,
-    /// The version, then seq and message index of each watermark, then where the user joined and left.
+    /// The version, then seq and message index of each watermark, then where the user joined and
+    /// left, and where the row was deferred.
     numbers: [Vec<i64>; NUMBERS],
     preview_senders: Vec<Option<Uuid>>,
     preview_message_ids: Vec<Option<Uuid>>,
@@ -159,6 +161,7 @@ impl<'b> RowColumns<'b> {
             row.peer.read.message_index,
             row.joined_seq,
             row.left_seq,
+            row.deferred_seq,
         ];
         for (column, number) in self.numbers.iter_mut().zip(numbers) {
             column.push(to_column(number)?);

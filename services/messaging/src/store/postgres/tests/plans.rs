@@ -69,12 +69,16 @@ const SEARCHES: &[&str] = &[
     conversations::EVENTS_UP,
     conversations::EVENTS_DOWN,
     conversations::SEQ_OF_INDEX,
+    conversations::ENDS,
+    conversations::ENDS_WITH_MESSAGES,
     conversations::PERSIST,
     inboxes::ROWS,
     inboxes::HEADS,
     inboxes::LIST,
     inboxes::LIST_BEFORE,
     inboxes::CHANGES,
+    inboxes::DEFERRED_ROWS,
+    inboxes::DEFERRED_CONVERSATIONS,
     inboxes::WRITE,
     readers::OPEN,
     readers::RAISE,
@@ -259,6 +263,33 @@ async fn a_read_costs_what_it_answers() {
     .await;
     expect_rows(&store, inboxes::CHANGES, 51.0, |query| {
         query.bind(someone).bind(50_i64).bind(10_000_i64)
+    })
+    .await;
+    expect_rows(&store, conversations::ENDS, 20.0, |query| {
+        query.bind(&talks)
+    })
+    .await;
+    // The conversation, what is halved to find its newest message, and the message.
+    expect_rows(
+        &store,
+        conversations::ENDS_WITH_MESSAGES,
+        20.0 * (2.0 + 5.0_f64.log2().ceil() + 1.0),
+        |query| query.bind(&talks),
+    )
+    .await;
+    // A user with 20,000 rows, of which ten are deferred.
+    execute(
+        &store,
+        "UPDATE inbox SET deferred_seq = 1 WHERE user_id = person(0) AND version <= 10",
+    )
+    .await;
+    expect_rows(&store, inboxes::DEFERRED_ROWS, 11.0, |query| {
+        query.bind(someone).bind(200_i64)
+    })
+    .await;
+    let asked = vec![someone];
+    expect_rows(&store, inboxes::DEFERRED_CONVERSATIONS, 10.0, |query| {
+        query.bind(&asked).bind(200_i64)
     })
     .await;
 }
