@@ -53,7 +53,7 @@ async fn who_has_the_token_joins_until_the_invitation_ends() {
             .await,
     )
     .unwrap();
-    assert_eq!(listed.invitations, [invitation.clone()]);
+    assert_eq!(listed.invitations, std::slice::from_ref(&invitation));
     let refused = read(
         server
             .calls()
