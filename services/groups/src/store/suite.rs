@@ -135,7 +135,7 @@ pub(crate) async fn outstanding(store: &dyn Store, group: GroupId) -> Vec<u64> {
         let record = MessagesRecord::decode(outstanding.payload.as_slice()).unwrap();
         let conversation = ConversationId::from_slice(&record.conversation_id).unwrap();
         assert_eq!(conversation.group_id(), Some(group));
-        assert_eq!((record.schema_version, outstanding.group), (1, group));
+        assert_eq!((record.schema_version, outstanding.group), (2, group));
         let Some(Record::GroupChange(change)) = record.record else {
             panic!("{record:?}");
         };

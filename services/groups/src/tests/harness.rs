@@ -133,7 +133,6 @@ impl Membership for Nothing {
 }
 
 /// The store as the sequencer of tests sees it: what it notes is heard by the calls of one server.
-#[derive(Clone)]
 pub(super) struct Heard {
     store: Arc<dyn Store>,
     waiting: Arc<Waiting>,
@@ -182,7 +181,7 @@ pub(super) struct Sequencer {
 
 impl Sequencer {
     pub(super) fn start(log: &Arc<TestLog>, store: Heard) -> Arc<Self> {
-        let sequencer = Arc::new(Self::default());
+        let (sequencer, store) = (Arc::new(Self::default()), Arc::new(store));
         let (this, log) = (sequencer.clone(), log.clone());
         tokio::spawn(async move {
             let mut membership = log.join(READERS, Topic::Messages).await.unwrap();
