@@ -133,6 +133,7 @@ impl Membership for Nothing {
 }
 
 /// The store as the sequencer of tests sees it: what it notes is heard by the calls of one server.
+#[derive(Clone)]
 pub(super) struct Heard {
     store: Arc<dyn Store>,
     waiting: Arc<Waiting>,
@@ -180,13 +181,8 @@ pub(super) struct Sequencer {
 }
 
 impl Sequencer {
-<<<<<<< HEAD
     pub(super) fn start(log: &Arc<TestLog>, heard: Heard) -> Arc<Self> {
         let sequencer = Arc::new(Self::default());
-=======
-    pub(super) fn start(log: &Arc<TestLog>, store: Heard) -> Arc<Self> {
-        let (sequencer, store) = (Arc::new(Self::default()), Arc::new(store));
->>>>>>> g-huge
         let (this, log) = (sequencer.clone(), log.clone());
         tokio::spawn(async move {
             let mut membership = log.join(READERS, Topic::Messages).await.unwrap();
