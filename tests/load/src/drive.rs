@@ -160,6 +160,8 @@ pub(crate) struct Session {
     free: VecDeque<usize>,
     /// When to go on with these.
     resume_at: Option<Instant>,
+    /// Between an ack and the next message.
+    pause: Duration,
     /// The newest event that was received, and the seq up to which the server has been told so.
     newest: Watermark,
     told_seq: u64,
@@ -182,10 +184,17 @@ impl Session {
             again: BTreeMap::new(),
             free: VecDeque::new(),
             resume_at: None,
+            pause: Duration::ZERO,
             newest: Watermark::default(),
             told_seq: 0,
             acked_seq: 0,
         }
+    }
+
+    /// With a pause between an ack and the next message.
+    pub(crate) fn pausing(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
     }
 
     /// Runs until [`Run::ended`], or until the session breaks.
@@ -258,6 +267,11 @@ impl Session {
             self.run.error("ACK_OUT_OF_ORDER");
         }
         self.acked_seq = ack.seq;
+        if !self.pause.is_zero() {
+            self.free.push_back(slot);
+            self.resume_at = Some(Instant::now() + self.pause);
+            return;
+        }
         self.send_next(slot);
     }
 

@@ -24,7 +24,7 @@ use crate::{
     pairs::OPENING_AT_A_TIME,
     process::Process,
     raw::{self, RawWire},
-    receive::{Received, receive},
+    receive::{Habit, Received, receive},
     wire::Wire,
 };
 
@@ -39,6 +39,9 @@ const BARE_AHEAD: usize = 64;
 pub(crate) struct Plan {
     pub(crate) members: usize,
     pub(crate) in_flight: usize,
+    /// Between an ack and the next message.
+    pub(crate) pause: Duration,
+    pub(crate) habit: Habit,
     pub(crate) warmup: Duration,
     pub(crate) seconds: Duration,
 }
@@ -105,11 +108,11 @@ pub(crate) async fn run(
     let received = Arc::new(Received::default());
     let mut sessions = JoinSet::new();
     for wire in wires {
-        let ended = run.ended.clone();
-        sessions.spawn(receive(run.clone(), received.clone(), wire, None, ended));
+        let habit = plan.habit;
+        sessions.spawn(receive(run.clone(), received.clone(), wire, None, habit));
     }
     let session = Session::new(run.clone(), wire, conversation, plan.in_flight);
-    sessions.spawn(session.drive());
+    sessions.spawn(session.pausing(plan.pause).drive());
 
     tokio::time::sleep(plan.warmup).await;
     let meters = Meters::start(server_pid, processes);
@@ -275,14 +278,14 @@ async fn bare(receivers: usize, plan: &Plan) -> anyhow::Result<BareFigures> {
     let mut sessions = JoinSet::new();
     for _ in 0..receivers {
         let wire = RawWire::stream(&bare.url, "", 8).await?;
-        let ended = run.ended.clone();
-        sessions.spawn(receive(run.clone(), received.clone(), wire, None, ended));
+        let habit = Habit::Hold;
+        sessions.spawn(receive(run.clone(), received.clone(), wire, None, habit));
     }
     // A stream more, for what is to be written; it is written to itself as well, and counts.
     let source = RawWire::stream(&bare.url, "", BARE_AHEAD).await?;
     let sender = source.sender.clone();
-    let ended = run.ended.clone();
-    sessions.spawn(receive(run.clone(), received.clone(), source, None, ended));
+    let habit = Habit::Hold;
+    sessions.spawn(receive(run.clone(), received.clone(), source, None, habit));
     let streams = receivers as u64 + 1;
     let feeding = tokio::spawn(feed(sender, received.clone(), streams, run.ended.clone()));
 

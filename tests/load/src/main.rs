@@ -65,6 +65,12 @@ struct Args {
     /// grow: sessions that send, half of them of each user
     #[arg(long, default_value_t = 2)]
     senders: usize,
+    /// group: milliseconds between an ack and the next message
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
+    /// group: every member reads each message at once, and says so
+    #[arg(long)]
+    reads: bool,
     /// groups-mixed: users
     #[arg(long, default_value_t = 10_000)]
     users: usize,
@@ -137,6 +143,11 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             let plan = groups::Plan {
                 members,
                 in_flight,
+                pause: Duration::from_millis(args.pause_ms),
+                habit: match args.reads {
+                    true => receive::Habit::Read,
+                    false => receive::Habit::Hold,
+                },
                 warmup,
                 seconds,
             };

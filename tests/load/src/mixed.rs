@@ -25,7 +25,7 @@ use crate::{
     pairs::OPENING_AT_A_TIME,
     process::Process,
     raw,
-    receive::{Received, receive},
+    receive::{Habit, Received, receive},
     wire,
 };
 
@@ -112,8 +112,8 @@ pub(crate) async fn run(
     for wire in wires {
         senders.push(wire.sender.clone());
         let (run, received) = (run.clone(), received.clone());
-        let ended = run.ended.clone();
-        sessions.spawn(receive(run, received, wire, Some(answers.clone()), ended));
+        let (answers, habit) = (Some(answers.clone()), Habit::Hold);
+        sessions.spawn(receive(run, received, wire, answers, habit));
     }
     let world = World {
         devices,

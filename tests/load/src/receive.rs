@@ -10,9 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use proto::messaging::v1::{Delivered, Watermark, client_frame};
+use proto::messaging::v1::{Delivered, Read, Watermark, client_frame};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::{
@@ -26,6 +25,15 @@ use crate::{
 const TIMED_EVERY: u64 = 16;
 /// How often a session says that it is there, and what it holds.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// What the user of a receiving session does with what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Habit {
+    /// The device holds it, and says so with its heartbeats.
+    Hold,
+    /// The user reads each message at once.
+    Read,
+}
 
 /// What comes to a receiving session besides events.
 pub(crate) type Answers = mpsc::UnboundedSender<Bytes>;
@@ -45,8 +53,9 @@ pub(crate) async fn receive(
     received: Arc<Received>,
     wire: RawWire,
     answers: Option<Answers>,
-    ended: CancellationToken,
+    habit: Habit,
 ) {
+    let ended = run.ended.clone();
     let RawWire { sender, mut frames } = wire;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.tick().await;
@@ -66,8 +75,15 @@ pub(crate) async fn receive(
                         if run.is(Phase::Measured) {
                             received.measured.fetch_add(1, Ordering::Relaxed);
                         }
-                        if count % TIMED_EVERY == 0 {
+                        if count % TIMED_EVERY == 0 || habit == Habit::Read {
                             newest = time(&run, frame).or(newest);
+                        }
+                        if habit == Habit::Read && let Some(held) = newest.take() {
+                            let read = client_frame::Frame::Read(Read {
+                                conversation_id: held.conversation_id,
+                                up_to: held.up_to,
+                            });
+                            let _ = sender.try_send(raw::encode(0, read));
                         }
                     }
                     Kind::Answer => {
