@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     Verdict, Wrong,
-    world::{GroupWorld, Members},
+    world::{GroupFate, GroupWorld, Members},
 };
 use crate::history::{
     Mark, Micros, No,
@@ -38,10 +38,7 @@ pub(super) fn judge_truth(world: &GroupWorld<'_>, group: No, verdict: &mut Verdi
                     });
                 }
                 let role = event.sender.map_or(Role::Nobody, |user| members.role(user));
-                let is_allowed = match members.announcement {
-                    true => role >= Role::Admin,
-                    false => role >= Role::Member,
-                };
+                let is_allowed = event.sender.is_some_and(|user| members.may_send(user));
                 if !is_allowed {
                     verdict.add(Wrong::Foreign, || {
                         format!(
@@ -158,9 +155,11 @@ pub(super) fn judge_fates(world: &GroupWorld<'_>, verdict: &mut Verdict) {
     judge_sessions(world, verdict);
 }
 
-/// Messages of one session and group keep the order in which they were handed over.
+/// Messages of one session and group keep the order in which they were handed over. One that may have been
+/// refused first, because its sender was not allowed to send then, is no exception that its device could
+/// see: the refusal was lost with a connection, and the device asked again.
 fn judge_sessions(world: &GroupWorld<'_>, verdict: &mut Verdict) {
-    let mut last: HashMap<(u64, No), (u32, Mark)> = HashMap::new();
+    let mut last: HashMap<(u64, No), (&GroupFate<'_>, Mark)> = HashMap::new();
     for fate in world.fates.values().filter(|fate| !fate.again) {
         let (Some(order), Some(place)) = (fate.send.group, fate.place) else {
             continue;
@@ -168,16 +167,44 @@ fn judge_sessions(world: &GroupWorld<'_>, verdict: &mut Verdict) {
         let key = (order, fate.send.conversation);
         if let Some((before, at)) = last.get(&key)
             && *at > place
+            && !may_have_been_refused(world, before, place.0)
         {
             verdict.add(Wrong::Reordered, || {
                 format!(
-                    "{} at {place:?} overtook send {before} at {at:?}",
-                    fate.shown()
+                    "{} at {place:?} overtook send {} at {at:?}",
+                    fate.shown(),
+                    before.send.send
                 )
             });
         }
-        last.insert(key, (fate.send.send, place));
+        last.insert(key, (fate, place));
     }
+}
+
+/// Whether the sender of a message was not allowed to send at some place up to `end` at which it may have
+/// been judged first: behind all that he held an answer of when he handed it over.
+fn may_have_been_refused(world: &GroupWorld<'_>, fate: &GroupFate<'_>, end: u64) -> bool {
+    let (group, user) = (fate.send.conversation, fate.user);
+    let is_own = |other: &&GroupFate<'_>| other.user == user && other.send.conversation == group;
+    let own = world.fates.values().filter(is_own);
+    let acks = own.flat_map(|other| &other.acks);
+    let held = acks.filter(|ack| ack.0 < fate.send.t).map(|ack| ack.1.0);
+    // The group is there before there is traffic.
+    let held = held.max().unwrap_or(1).max(1);
+    let mut members = Members::default();
+    for event in world.story(group) {
+        let seq = event.at.0;
+        if seq > end {
+            return false;
+        }
+        if seq > held && !members.may_send(user) {
+            return true;
+        }
+        if let What::Change(change) = &event.what {
+            members.apply(change);
+        }
+    }
+    false
 }
 
 /// What was begun after the answer to something else is behind it, messages and changes alike.

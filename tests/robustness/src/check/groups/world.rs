@@ -96,6 +96,14 @@ impl Members {
         self.roles.get(&user).copied().unwrap_or(Role::Nobody)
     }
 
+    pub(super) fn may_send(&self, user: No) -> bool {
+        let least = match self.announcement {
+            true => Role::Admin,
+            false => Role::Member,
+        };
+        self.role(user) >= least
+    }
+
     pub(super) fn apply(&mut self, change: &Change) {
         self.announcement = change.announcement;
         for (user, role) in &change.members {
