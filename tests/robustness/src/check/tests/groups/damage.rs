@@ -64,6 +64,7 @@ damages! {
     Reordered an_ack_with_another_place,
     Reordered handed_out_in_disorder,
     Reordered before_what_was_answered_earlier,
+    Reordered handed_over_in_another_order,
     Reordered a_change_before_what_was_answered_earlier,
     Reordered a_time_that_went_back,
     Altered another_text,

@@ -164,6 +164,58 @@ pub(super) fn before_what_was_answered_earlier(records: &mut Vec<Record>, nth: u
     send.map(|send| send.t = u64::MAX).is_some()
 }
 
+/// Two messages of a session change their numbers, and nothing else: the earlier one was acknowledged before
+/// the later one was handed over, so that it was not refused on the way.
+pub(super) fn handed_over_in_another_order(records: &mut Vec<Record>, nth: usize) -> bool {
+    let acks = all(records, |record| match record {
+        GroupRecord::Ack { send, t, .. } => Some((*send, *t)),
+        _ => None,
+    });
+    let again: HashSet<u32> = all(records, |record| match record {
+        GroupRecord::Again { send, .. } => Some(*send),
+        _ => None,
+    })
+    .into_iter()
+    .collect();
+    let sends = all(records, |record| match record {
+        GroupRecord::Send(send) if send.group.is_some() => Some(send.clone()),
+        _ => None,
+    });
+    let is_acked = |send: &Send, before| {
+        let of_it = |ack: &(u32, _)| ack.0 == send.send && ack.1 < before;
+        !again.contains(&send.send) && acks.iter().any(of_it)
+    };
+    let mut pairs = Vec::new();
+    for later in sends.iter().filter(|send| is_acked(send, u64::MAX)) {
+        let same = |send: &&Send| {
+            send.group == later.group
+                && send.conversation == later.conversation
+                && send.send < later.send
+        };
+        let earlier = sends.iter().filter(same);
+        let earlier = earlier.filter(|send| is_acked(send, later.t));
+        pairs.extend(earlier.map(|earlier| (earlier.send, later.send)));
+    }
+    let Some((one, other)) = nth.checked_rem(pairs.len()).map(|at| pairs[at]) else {
+        return false;
+    };
+    let swap = |number: &mut u32| {
+        if *number == one {
+            *number = other;
+        } else if *number == other {
+            *number = one;
+        }
+    };
+    for record in records {
+        match record {
+            Record::Group(GroupRecord::Send(send)) => swap(&mut send.send),
+            Record::Group(GroupRecord::Ack { send, .. }) => swap(send),
+            _ => {}
+        }
+    }
+    true
+}
+
 pub(super) fn a_change_before_what_was_answered_earlier(
     records: &mut Vec<Record>,
     nth: usize,
