@@ -5,7 +5,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file that is compiled, below this folder.
-const FILES: [&str; 14] = [
+const FILES: [&str; 17] = [
+    "messenger/blob/v1/blob.proto",
+    "messenger/blob/v1/blob_service.proto",
+    "messenger/blob/v1/content_service.proto",
     "messenger/error/v1/error.proto",
     "messenger/groups/v1/directory_service.proto",
     "messenger/groups/v1/group.proto",
@@ -33,6 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".messenger.messaging.v1.Broadcast.frame")
         .bytes(".messenger.messaging.v1.Answer.verdict")
         .bytes(".messenger.log.v1.FanoutRecord.frame")
+        .bytes(".messenger.blob.v1.UploadRequest.data")
+        .bytes(".messenger.blob.v1.DownloadResponse.data")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -7,6 +7,12 @@
 /// All descriptors, for server reflection and for tests that walk every method.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+pub mod blob {
+    pub mod v1 {
+        tonic::include_proto!("messenger.blob.v1");
+    }
+}
+
 pub mod error {
     pub mod v1 {
         tonic::include_proto!("messenger.error.v1");

@@ -155,6 +155,7 @@ impl Client {
         let request = UpdateProfileRequest {
             display_name: update.display_name,
             status_text: update.status_text,
+            picture_receipt: None,
         };
         let answer = self
             .call(request, async |channel, request| {

@@ -131,6 +131,7 @@ impl Client {
             text: draft.text,
             mentioned_user_ids: draft.mentioned_user_ids,
             mentions_all: draft.mentions_all,
+            attachment_receipts: Vec::new(),
         };
         let answer = self
             .call(request, async |channel, request| {

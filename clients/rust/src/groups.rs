@@ -43,8 +43,8 @@ pub struct NewGroup {
     pub name: String,
     /// 0 to 512 Unicode scalar values.
     pub description: String,
-    /// Where its picture is: at most 256 bytes.
-    pub picture: String,
+    /// The receipt of its picture; empty = none.
+    pub picture_receipt: String,
     /// `None` = those of a group without any.
     pub settings: Option<GroupSettings>,
     /// Members besides the user himself, who owns it; at most 200.
@@ -60,8 +60,8 @@ pub struct GroupUpdate {
     pub name: Option<String>,
     /// 0 to 512 Unicode scalar values.
     pub description: Option<String>,
-    /// At most 256 bytes.
-    pub picture: Option<String>,
+    /// The receipt of the new picture; empty removes it.
+    pub picture_receipt: Option<String>,
     /// All of them at once.
     pub settings: Option<GroupSettings>,
 }
@@ -138,7 +138,7 @@ impl Groups {
             request_id: request_id(),
             name: group.name,
             description: group.description,
-            picture: group.picture,
+            picture_receipt: group.picture_receipt,
             settings: group.settings,
             user_ids: group.user_ids,
         };
@@ -154,7 +154,7 @@ impl Groups {
             if_version: update.if_version,
             name: update.name,
             description: update.description,
-            picture: update.picture,
+            picture_receipt: update.picture_receipt,
             settings: update.settings,
         };
         let answer = call!(self, change update_group, request);

@@ -400,7 +400,7 @@ impl EventLog for EmbeddedLog {
         // could not pass those records, and nothing would ever be deleted.
         let reserved = match topic {
             Topic::Messages | Topic::Users => shared.bytes_max / DERIVED_SHARE,
-            Topic::Fanout | Topic::Inbox | Topic::Offline => 0,
+            Topic::Fanout | Topic::Inbox | Topic::Offline | Topic::References => 0,
         };
         let room = queue::Room {
             bytes_max: shared.bytes_max - reserved,

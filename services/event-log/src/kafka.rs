@@ -207,7 +207,7 @@ impl Shared {
 const fn is_derived(topic: Topic) -> bool {
     match topic {
         Topic::Messages | Topic::Fanout | Topic::Users => false,
-        Topic::Inbox | Topic::Offline => true,
+        Topic::Inbox | Topic::Offline | Topic::References => true,
     }
 }
 

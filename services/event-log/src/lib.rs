@@ -31,16 +31,19 @@ pub enum Topic {
     Offline,
     /// Key = user id: facts about accounts.
     Users,
+    /// Key = conversation id: what refers to blobs. Has as many partitions as `Messages`.
+    References,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Messages,
         Self::Fanout,
         Self::Inbox,
         Self::Offline,
         Self::Users,
+        Self::References,
     ];
 
     /// Its name in the log.
@@ -51,6 +54,7 @@ impl Topic {
             Self::Inbox => "inbox",
             Self::Offline => "offline",
             Self::Users => "users",
+            Self::References => "references",
         }
     }
 }

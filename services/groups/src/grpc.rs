@@ -101,7 +101,7 @@ impl GroupService for Grpc {
         let command = Command::Create {
             name: validate::name(&request.name)?,
             description: validate::description(&request.description)?,
-            picture: validate::picture(&request.picture)?,
+            picture: validate::picture(&request.picture_receipt)?,
             settings: validate::settings(request.settings.as_ref())?,
             users: validate::user_ids(&request.user_ids)?,
         };
@@ -124,7 +124,7 @@ impl GroupService for Grpc {
             name: request.name.as_deref().map(validate::name).transpose()?,
             description: description.map(validate::description).transpose()?,
             picture: request
-                .picture
+                .picture_receipt
                 .as_deref()
                 .map(validate::picture)
                 .transpose()?,

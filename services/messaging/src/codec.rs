@@ -149,6 +149,8 @@ pub(crate) fn encode_send(
             }),
             mentioned_ids: ids(&body.mentioned),
             mentions_all: body.mentions_all,
+            attachments: Vec::new(),
+            refused_unless_duplicate: 0,
         })),
     };
     record.encode_to_vec().into()
@@ -203,7 +205,9 @@ pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, Reco
         Some(log::messages_record::Record::GroupChange(record)) => {
             Action::GroupChange(Box::new(group_change(record)?))
         }
-        None => return Err(RecordError::Malformed),
+        Some(log::messages_record::Record::ReferenceBarrier(_)) | None => {
+            return Err(RecordError::Malformed);
+        }
     };
     Ok(ConversationRecord {
         conversation,
@@ -350,7 +354,7 @@ pub(crate) fn decode_users(
             user,
             runtime::ids::DeviceId::from_slice(&fact.device_id)?,
         ))),
-        None => Ok(None),
+        Some(log::users_record::Fact::PictureChanged(_)) | None => Ok(None),
     }
 }
 
@@ -362,6 +366,7 @@ pub(crate) fn encode_body(body: &MessageBody, group_version: u64) -> Bytes {
         mentioned_ids: ids(&body.mentioned),
         mentions_all: body.mentions_all,
         group_version,
+        attachments: Vec::new(),
     });
     log::EventBody { kind: Some(kind) }.encode_to_vec().into()
 }
@@ -412,6 +417,8 @@ fn inbox_preview(preview: &Preview) -> log::InboxPreview {
         time_unix_ms: preview.time_unix_ms,
         text: preview.text.clone(),
         joined: preview.joined,
+        attachment_count: 0,
+        video_count: 0,
     }
 }
 

@@ -168,6 +168,7 @@ impl Directory {
                 user_id: profile.user_id,
                 username: profile.username,
                 display_name: profile.display_name,
+                picture: profile.picture,
             };
             self.known.insert(user, (now, snippet.clone()));
             snippets.insert(user, snippet);

@@ -37,6 +37,7 @@ pub(crate) fn event(event: &Event) -> wire::Event {
                 text: body.text,
                 mentioned_user_ids: user_ids(&body.mentioned_ids),
                 mentions_all: body.mentions_all,
+                attachments: Vec::new(),
             }))
         }
         Some(log::event_body::Kind::GroupChange(change)) => {
@@ -96,6 +97,7 @@ pub(crate) fn shown_message(event: &Event) -> wire::ShownMessage {
         text: body.text,
         mentioned_user_ids: user_ids(&body.mentioned_ids),
         mentions_all: body.mentions_all,
+        attachments: Vec::new(),
     }
 }
 
@@ -154,6 +156,8 @@ fn preview(preview: &Preview) -> wire::Preview {
         time_unix_ms: preview.time_unix_ms,
         text: preview.text.clone(),
         joined: preview.joined,
+        attachment_count: 0,
+        video_count: 0,
     }
 }
 

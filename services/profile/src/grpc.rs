@@ -254,6 +254,7 @@ fn user_pb(user: User) -> pb::Profile {
         status_text: user.status_text,
         created_unix_ms: user.created_unix_ms,
         version: user.version,
+        picture: String::new(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
 mod identity;
 mod keys;
 mod layer;
+mod receipt;
 mod refresh;
 mod verifier;
 
@@ -23,6 +24,9 @@ pub use identity::{SERVICE_TOKEN_LIFE, ServiceChannel, ServiceIdentity};
 pub use keys::{KeyError, KeyPair};
 pub(crate) use layer::is_standard;
 pub use layer::{AuthLayer, AuthService, Policy};
+pub use receipt::{
+    RECEIPT_BYTES_MAX, Receipt, ReceiptError, ReceiptPurpose, ReceiptSigner, ReceiptVerifier,
+};
 pub use refresh::keep_user_keys;
 pub use verifier::{UserKey, Verifier};
 
@@ -30,6 +34,8 @@ pub use verifier::{UserKey, Verifier};
 const AUDIENCE_USER: &str = "messenger";
 /// The audience of a service's token.
 const AUDIENCE_SERVICE: &str = "messenger-internal";
+/// The audience of a receipt of the blob service.
+const AUDIENCE_RECEIPT: &str = "messenger-receipt";
 /// Who makes tokens of users.
 const ISSUER_USER: &str = "messenger-profile";
 

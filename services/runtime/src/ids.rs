@@ -91,6 +91,17 @@ uuid_id!(
     "group_id"
 );
 
+uuid_id!(
+    /// A picture or a video that was uploaded.
+    BlobId,
+    "blob_id"
+);
+uuid_id!(
+    /// An upload, named by its client: unique among the uploads of a user.
+    UploadId,
+    "upload_id"
+);
+
 impl MessageId {
     /// The name of the event of a group's change; no client may use one of these.
     pub const fn of_change(version: u64) -> Self {

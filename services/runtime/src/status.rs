@@ -99,8 +99,13 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::TextNotStorable
         | R::PageTokenInvalid
         | R::FrameUnknown
-        | R::MentionNotAMember => Code::InvalidArgument,
-        R::FrameTooLarge => Code::OutOfRange,
+        | R::MentionNotAMember
+        | R::ReceiptInvalid
+        | R::ChecksumMismatch
+        | R::MediaTypeNotAllowed
+        | R::PictureUnreadable
+        | R::PictureTooLarge => Code::InvalidArgument,
+        R::FrameTooLarge | R::BlobTooLarge => Code::OutOfRange,
         R::TokenMissing
         | R::TokenInvalid
         | R::TokenExpired
@@ -115,15 +120,22 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::DeviceNotFound
         | R::GroupNotFound
         | R::MemberNotFound
-        | R::JoinRequestNotFound => Code::NotFound,
+        | R::JoinRequestNotFound
+        | R::BlobNotFound
+        | R::UploadNotFound => Code::NotFound,
         R::UsernameTaken | R::RequestIdReused => Code::AlreadyExists,
         R::TooManyDevices
         | R::LimitReached
         | R::InvitationInvalid
+        | R::ReceiptExpired
         | R::HelloRequired
         | R::HelloRepeated
         | R::ProtocolVersionUnsupported => Code::FailedPrecondition,
-        R::SessionReplaced | R::PrecedingSendUnknown | R::GroupVersionChanged => Code::Aborted,
+        R::SessionReplaced
+        | R::PrecedingSendUnknown
+        | R::GroupVersionChanged
+        | R::UploadOffsetWrong
+        | R::UploadBusy => Code::Aborted,
         R::SessionSilent => Code::DeadlineExceeded,
         R::RateLimited | R::TooManyInFlight | R::Overloaded | R::TooManyAttempts => {
             Code::ResourceExhausted

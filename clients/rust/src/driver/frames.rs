@@ -157,6 +157,7 @@ impl Driver {
                     text: entry.draft.text.clone(),
                     mentioned_user_ids: entry.draft.mentioned_user_ids.clone(),
                     mentions_all: entry.draft.mentions_all,
+                    attachments: Vec::new(),
                 })),
             };
             self.inbox.event(event, now, &mut self.out);
@@ -310,6 +311,7 @@ impl Driver {
                 text: send.draft.text,
                 mentioned_user_ids: send.draft.mentioned_user_ids,
                 mentions_all: send.draft.mentions_all,
+                attachment_receipts: Vec::new(),
             });
             connection.write(send.request_id, frame, now);
         }

@@ -63,6 +63,8 @@ impl DeferredRow {
                     time_unix_ms: event.time_unix_ms,
                     text: message.text.chars().take(PREVIEW_CHARS_MAX).collect(),
                     joined: false,
+                    attachment_count: 0,
+                    video_count: 0,
                 });
             }
             if event.sender_id == own_user_id {

@@ -254,6 +254,8 @@ fn topics() -> BTreeMap<Topic, TopicConfig> {
         (Topic::Inbox, topic(12, 7)),
         (Topic::Offline, topic(6, 7)),
         (Topic::Users, topic(3, 365)),
+        // As many partitions as `Messages`: a barrier goes from each of those to the same of these.
+        (Topic::References, topic(12, 7)),
     ])
 }
 

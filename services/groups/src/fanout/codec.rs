@@ -153,6 +153,8 @@ fn decode_event(event: log::FanoutEvent, version: u64) -> Result<Event, RecordEr
                 time_unix_ms: event.time_unix_ms,
                 text: String::new(),
                 joined: true,
+                attachment_count: 0,
+                video_count: 0,
             }),
             members: decode_members(&change.members)?,
         }),

@@ -280,7 +280,7 @@ async fn what_is_not_in_its_form_is_refused_with_its_field() {
             "description",
         ),
         (
-            Box::new(|r| r.picture = "x".repeat(257)),
+            Box::new(|r| r.picture_receipt = "x".repeat(257)),
             R::FieldOutOfRange,
             "picture",
         ),
@@ -311,7 +311,7 @@ async fn what_is_not_in_its_form_is_refused_with_its_field() {
     let most = |r: &mut pb::CreateGroupRequest| {
         r.name = "ä".repeat(100);
         r.description = format!("{}\n", "ä".repeat(511));
-        r.picture = "x".repeat(256);
+        r.picture_receipt = "x".repeat(256);
         r.user_ids = (0..199).map(|_| UserId::generate().to_string()).collect();
     };
     let made = create(&most).await.unwrap().group.unwrap();

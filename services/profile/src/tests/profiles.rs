@@ -37,6 +37,7 @@ impl Ann {
         let request = UpdateProfileRequest {
             display_name: name.map(str::to_owned),
             status_text: status.map(str::to_owned),
+            picture_receipt: None,
         };
         let request = with_token(&self.token, request);
         let answer = read(self.server.profiles().update_profile(request).await)?;

@@ -107,6 +107,7 @@ async fn a_send_with_a_wrong_field_is_refused_by_name_and_changes_nothing() {
             text: send.text,
             mentioned_user_ids: send.mentioned_user_ids,
             mentions_all: send.mentions_all,
+            attachment_receipts: send.attachment_receipts,
         };
         refused(scene.ada.messaging().send_message(request).await).is(reason, field);
     }

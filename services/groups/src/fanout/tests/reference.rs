@@ -225,6 +225,8 @@ impl World {
                     time_unix_ms: event.time_unix_ms,
                     text: String::new(),
                     joined: true,
+                    attachment_count: 0,
+                    video_count: 0,
                 });
             }
             if !change.after.contains(user) {
@@ -250,6 +252,8 @@ impl World {
             time_unix_ms: event.time_unix_ms,
             text: format!("text {}", event.seq),
             joined: false,
+            attachment_count: 0,
+            video_count: 0,
         });
         let row = |user: &UserId, row: &mut log::InboxRecord| {
             row.preview.clone_from(&event.preview);

@@ -1,0 +1,1 @@
+//! What content is, and what becomes of it: no bytes are believed.
