@@ -51,6 +51,7 @@ impl From<PositionError> for StoreError {
 }
 
 /// What became of the beginning of an upload.
+#[expect(clippy::large_enum_variant, reason = "one an upload, and not kept")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
     /// It is this one, new or from before; with its blob if it is finished, unless that is gone: then the

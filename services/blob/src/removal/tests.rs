@@ -5,10 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use event_log::{Appended, LogError, Membership, OnAppended, TopicIdentity};
-use parking_lot::Mutex;
 use proptest::prelude::*;
 use proto::log::v1::{EventReferences, ReferencesRecord, references_record};
 use runtime::{
@@ -19,131 +15,18 @@ use runtime::{
 use super::*;
 use crate::{
     limits::RECEIPT_LIFE,
-    model::{Blob, MediaType, Purpose, Upload},
-    objects::{ByteStream, ObjectKey, Stage},
+    model::{Blob, Purpose, Upload},
     references::{Said, decode},
     store::{Barrier, Begun, Finished, PositionAdvance, ReaderId, sqlite::SqliteStore},
 };
 
+mod fakes;
+
+use fakes::{Entry, FakeObjects, MessagesLog};
+
 const PARTITIONS: u32 = 2;
 const HOUR: i64 = 60 * 60 * 1_000;
 const START: i64 = 1_800_000_000_000;
-
-/// What is in a partition of `messages`.
-#[derive(Debug, Clone)]
-enum Entry {
-    Event {
-        conversation: ConversationId,
-        seq: u64,
-        blob: BlobId,
-        removed: bool,
-    },
-    Barrier(i64),
-}
-
-#[derive(Default)]
-struct MessagesLog(Mutex<BTreeMap<u32, Vec<Entry>>>);
-
-#[async_trait]
-impl EventLog for MessagesLog {
-    fn identity(&self, _: Topic) -> TopicIdentity {
-        TopicIdentity {
-            log_id: "log".to_owned(),
-            topic_id: "topic".to_owned(),
-            partitions: PARTITIONS,
-        }
-    }
-
-    fn partition_of(&self, _: Topic, key: &[u8]) -> u32 {
-        key.iter().map(|byte| u32::from(*byte)).sum::<u32>() % PARTITIONS
-    }
-
-    fn append(&self, topic: Topic, record: NewRecord, _: Urgency, done: OnAppended) {
-        assert_eq!(topic, Topic::Messages);
-        let partition = self.partition_of(topic, &record.key);
-        let record = MessagesRecord::decode(record.payload).unwrap();
-        assert_eq!(
-            (record.schema_version, record.conversation_id.len()),
-            (3, 0)
-        );
-        let Some(Record::ReferenceBarrier(barrier)) = record.record else {
-            panic!("{record:?}");
-        };
-        let mut log = self.0.lock();
-        let entries = log.entry(partition).or_default();
-        entries.push(Entry::Barrier(barrier.as_of_unix_ms));
-        drop(log);
-        done(Ok(Appended {
-            partition,
-            offset: None,
-        }));
-    }
-
-    async fn join(&self, _: &str, _: Topic) -> Result<Box<dyn Membership>, LogError> {
-        Err(LogError::Closed)
-    }
-}
-
-/// Which blobs have bytes, and when the next removals fail: before they are done, or afterwards.
-#[derive(Default)]
-struct FakeObjects {
-    there: Mutex<BTreeSet<BlobId>>,
-    fails: Mutex<Option<(u8, bool)>>,
-}
-
-fn away<T>() -> Result<T, ObjectError> {
-    Err(ObjectError::Unavailable("test".to_owned()))
-}
-
-#[async_trait]
-impl Objects for FakeObjects {
-    async fn staged_bytes(&self, _: StageKey) -> Result<u64, ObjectError> {
-        away()
-    }
-    async fn open_stage(&self, _: StageKey) -> Result<Box<dyn Stage>, ObjectError> {
-        away()
-    }
-    async fn read_stage(&self, _: StageKey) -> Result<ByteStream, ObjectError> {
-        away()
-    }
-    async fn promote(&self, _: StageKey, _: ObjectKey, _: MediaType) -> Result<(), ObjectError> {
-        away()
-    }
-    async fn discard_stage(&self, _: StageKey) -> Result<(), ObjectError> {
-        Ok(())
-    }
-    async fn put(&self, _: ObjectKey, _: Bytes, _: MediaType) -> Result<(), ObjectError> {
-        away()
-    }
-    async fn get(&self, _: ObjectKey, _: std::ops::Range<u64>) -> Result<ByteStream, ObjectError> {
-        away()
-    }
-    async fn size_bytes(&self, _: ObjectKey) -> Result<u64, ObjectError> {
-        away()
-    }
-    async fn delete(&self, blob: BlobId) -> Result<(), ObjectError> {
-        let mut fails = self.fails.lock();
-        if let Some((left, after)) = *fails {
-            if left == 0 {
-                if after {
-                    self.there.lock().remove(&blob);
-                }
-                return away();
-            }
-            *fails = Some((left - 1, after));
-        }
-        self.there.lock().remove(&blob);
-        Ok(())
-    }
-    async fn presign(
-        &self,
-        _: ObjectKey,
-        _: MediaType,
-        _: Duration,
-    ) -> Result<Option<String>, ObjectError> {
-        Ok(None)
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -564,6 +447,29 @@ proptest! {
             world.settle().await;
         });
     }
+}
+
+#[tokio::test]
+async fn a_message_by_an_edge_whose_clock_is_behind_finds_its_blob() {
+    let mut world = World::new().await;
+    world.upload(0, 0, None, false).await;
+    let (blob, expires) = world.receipts[0];
+    world.now = expires + 10 * 60_000;
+    // A process whose clock is before it, and all others that keep up.
+    for _ in 0..3 {
+        world.clock.set(world.now + 25 * 60_000);
+        world.removal.round().await.unwrap();
+        for partition in 0..PARTITIONS {
+            world.sequence(partition, usize::MAX);
+            let from = world.read[partition as usize];
+            world.read(partition, from, usize::MAX).await;
+        }
+    }
+    let by_the_edge = world.now - 25 * 60_000;
+    assert!(by_the_edge < expires);
+    world.send(0, blob);
+    world.check().await;
+    world.settle().await;
 }
 
 #[tokio::test]
