@@ -5,4 +5,6 @@ pub mod limits;
 pub mod media;
 pub mod model;
 pub mod objects;
+pub mod references;
+pub mod removal;
 pub mod store;

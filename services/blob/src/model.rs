@@ -193,6 +193,29 @@ pub struct Upload {
     pub finished: bool,
 }
 
+impl Upload {
+    /// Whether the client means the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of = |upload: &Self| (upload.purpose, upload.size_bytes, upload.source_sha256);
+        of(self) == of(other)
+    }
+}
+
+/// What may be left of an upload that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Whose upload it was.
+    pub owner: UserId,
+    /// Which.
+    pub upload: UploadId,
+    /// Under which name there may be bytes.
+    pub blob: BlobId,
+    /// They are nobody's: no blob has this name, and none will.
+    pub bytes_can_go: bool,
+    /// No upload of the owner has this name at the moment: what has arrived under it can go.
+    pub stage_can_go: bool,
+}
+
 /// What something that refers to a blob says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {

@@ -1,9 +1,20 @@
 //! What the service keeps besides bytes.
 
 use async_trait::async_trait;
-use runtime::ids::{BlobId, UploadId, UserId};
+pub use runtime::positions::{LogIdentity, PositionAdvance, ReaderId};
+use runtime::{
+    ids::{BlobId, UploadId, UserId},
+    positions::PositionError,
+};
 
-use crate::model::{Blob, Reference, Upload};
+use crate::model::{Blob, Leftover, Reference, Upload};
+
+mod batch;
+#[cfg(feature = "distributed")]
+pub mod postgres;
+pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod suite;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +40,18 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+impl From<PositionError> for StoreError {
+    fn from(error: PositionError) -> Self {
+        match error {
+            PositionError::OtherLog { stored, actual } => Self::OtherLog { stored, actual },
+            PositionError::BelowSaved => Self::PositionBelowSaved,
+            PositionError::OutOfRange(_) => Self::Corrupt(error.to_string()),
+        }
+    }
+}
+
 /// What became of the beginning of an upload.
+#[expect(clippy::large_enum_variant, reason = "one an upload, and not kept")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
     /// It is this one, new or from before; with its blob if it is finished, unless that is gone: then the
@@ -48,7 +70,8 @@ pub enum Finished {
     Kept(Blob),
     /// The owner has uploaded the same before: that one counts, and the bytes of the new one can go.
     Twin(Blob),
-    /// The upload is not there any more, or its poster is not: nothing was changed.
+    /// The upload is not there any more, or its poster is not: nothing was changed. No blob has the bytes
+    /// of the new one, and none will have them if it was the upload: they can go.
     Gone,
 }
 
@@ -58,7 +81,7 @@ pub enum Finished {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Begins an upload, or finds it. A blob that is answered is kept until `kept_until_unix_ms` at
-    /// least.
+    /// least, also after a loss of power.
     async fn begin_upload(
         &self,
         upload: Upload,
@@ -83,26 +106,39 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<Blob>, StoreError>;
 
     /// The upload has become `blob`, whose bytes are durable; with a poster, the reference to it is made
-    /// in the same step. Survives a loss of power when it is answered.
+    /// in the same step. May come again. Survives a loss of power when it is answered. `blob.id` must be
+    /// `upload.blob`, as it was answered at the beginning.
     async fn finish_upload(&self, upload: &Upload, blob: Blob) -> Result<Finished, StoreError>;
 
-    /// Keeps a blob until this time at least; `None` if it is not there or goes.
+    /// Keeps a blob until this time at least, also after a loss of power; `None` if it is not there or
+    /// goes.
     async fn keep(&self, blob: BlobId, kept_until_unix_ms: i64)
     -> Result<Option<Blob>, StoreError>;
 
     /// Those of the blobs that are there, in no order.
     async fn blobs(&self, ids: Vec<BlobId>) -> Result<Vec<Blob>, StoreError>;
 
-    /// Uploads that were begun before this and are not finished, the oldest first; and finished ones whose
-    /// blob is gone or that were begun before it too.
-    async fn old_uploads(
+    /// Ends uploads that were begun before this, at most `limit`, the oldest first, and answers how many:
+    /// whether finished or not, they are not there any more, and what is left of them is a [`Leftover`]
+    /// since `now_unix_ms`. So nobody finishes an upload whose bytes go: either it is finished first, and
+    /// its bytes are a blob's, or it is not there.
+    async fn end_uploads(
         &self,
         begun_before_unix_ms: i64,
+        now_unix_ms: i64,
         limit: usize,
-    ) -> Result<Vec<Upload>, StoreError>;
+    ) -> Result<usize, StoreError>;
 
-    /// Forgets an upload.
-    async fn forget_upload(&self, owner: UserId, upload: UploadId) -> Result<(), StoreError>;
+    /// What was left before this, the oldest first, and what of it can go: nothing that a blob has, also
+    /// one that goes.
+    async fn leftovers(
+        &self,
+        left_before_unix_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<Leftover>, StoreError>;
+
+    /// What was left is gone: forgets it.
+    async fn forget_leftover(&self, leftover: Leftover) -> Result<(), StoreError>;
 
     /// Takes over what records of the log say, and moves the position of their reader, in one step.
     /// Saying the same twice, or in another order, changes nothing: what was removed stays removed, and of
@@ -116,8 +152,8 @@ pub trait Store: Send + Sync + 'static {
         advance: PositionAdvance,
     ) -> Result<Vec<BlobId>, StoreError>;
 
-    /// Whether a blob could be removed if barriers of this time were everywhere: nothing refers to it,
-    /// and it is kept until `kept_before_unix_ms` at most (pictures: `pictures_kept_before_unix_ms`).
+    /// Whether a blob could be removed if barriers were everywhere: nothing refers to it, and it is kept
+    /// until `before` at most.
     async fn has_removable(&self, before: KeptBefore) -> Result<bool, StoreError>;
 
     /// The earliest of the latest barriers of the partitions 0 to `partitions` - 1; `None` if one of them
@@ -145,6 +181,9 @@ pub trait Store: Send + Sync + 'static {
     async fn sync(&self) -> Result<(), StoreError>;
 }
 
+/// Blobs, or references of one, that a transaction looks at or forgets: some milliseconds of work.
+const CHECK_MAX: usize = 1_000;
+
 /// Until when blobs may be kept that go now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeptBefore {
@@ -161,37 +200,4 @@ pub struct Barrier {
     pub partition: u32,
     /// See `messenger.log.v1.ReferenceBarrier`. The latest one of a partition counts.
     pub as_of_unix_ms: i64,
-}
-
-/// A reader of one partition, whose position the store keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReaderId {
-    /// The role, such as `references`.
-    pub reader: &'static str,
-    /// The topic's name.
-    pub topic: &'static str,
-    /// The partition.
-    pub partition: u32,
-}
-
-/// The log that a reader follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogIdentity {
-    /// See `event_log::TopicIdentity`.
-    pub log_id: String,
-    /// See `event_log::TopicIdentity`.
-    pub topic_id: String,
-    /// See `event_log::TopicIdentity`.
-    pub partitions: u32,
-}
-
-/// How far a reader has got.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PositionAdvance {
-    /// Which.
-    pub reader: ReaderId,
-    /// What the store answered, or was told, last.
-    pub from: u64,
-    /// Everything below is applied.
-    pub to: u64,
 }

@@ -1,7 +1,11 @@
 //! What groups keeps.
 
 use async_trait::async_trait;
-use runtime::ids::{GroupId, UserId};
+pub use runtime::positions::{LogIdentity, PositionAdvance, ReaderId};
+use runtime::{
+    ids::{GroupId, UserId},
+    positions::PositionError,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -40,37 +44,14 @@ pub enum StoreError {
     Corrupt(String),
 }
 
-/// A reader of one partition, whose position the store keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReaderId {
-    /// The role, such as `fanout`.
-    pub reader: &'static str,
-    /// The topic's name.
-    pub topic: &'static str,
-    /// The partition.
-    pub partition: u32,
-}
-
-/// The log that a reader follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogIdentity {
-    /// See `event_log::TopicIdentity`.
-    pub log_id: String,
-    /// See `event_log::TopicIdentity`.
-    pub topic_id: String,
-    /// See `event_log::TopicIdentity`.
-    pub partitions: u32,
-}
-
-/// How far a reader has got.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PositionAdvance {
-    /// Which.
-    pub reader: ReaderId,
-    /// What the store answered, or was told, last.
-    pub from: u64,
-    /// Everything below is durable.
-    pub to: u64,
+impl From<PositionError> for StoreError {
+    fn from(error: PositionError) -> Self {
+        match error {
+            PositionError::OtherLog { stored, actual } => Self::OtherLog { stored, actual },
+            PositionError::BelowSaved => Self::PositionBelowSaved,
+            PositionError::OutOfRange(_) => Self::Corrupt(error.to_string()),
+        }
+    }
 }
 
 /// What the fan-out needs of the store.

@@ -8,6 +8,7 @@ pub mod config;
 pub mod gateway;
 pub mod ids;
 pub mod page_token;
+pub mod positions;
 #[cfg(feature = "distributed")]
 pub mod postgres;
 #[cfg(feature = "distributed")]

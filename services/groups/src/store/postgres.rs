@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 use runtime::{
     ids::{GroupId, UserId},
+    positions,
     postgres::{Database, Failure, OpenError, PostgresConfig, PostgresError},
 };
 use sqlx::{
@@ -161,41 +162,17 @@ impl FanoutStore for PostgresStore {
     }
 
     async fn open_reader(&self, reader: ReaderId, log: LogIdentity) -> Result<u64, StoreError> {
-        let open = sqlx::query(sql::OPEN_READER)
-            .bind(reader.reader)
-            .bind(reader.topic)
-            .bind(&log.log_id)
-            .bind(&log.topic_id)
-            .bind(i64::from(log.partitions))
-            .bind(i64::from(reader.partition));
-        let row = self.row("open reader", open).await?;
-        let row = row.ok_or_else(|| StoreError::Corrupt("no row at all".to_owned()))?;
-        let columns = Columns(&row);
-        let stored = LogIdentity {
-            log_id: columns.get(0)?,
-            topic_id: columns.get(1)?,
-            partitions: columns.number(2)?,
-        };
-        if stored != log {
-            return Err(StoreError::OtherLog {
-                stored: in_words(&stored),
-                actual: in_words(&log),
-            });
-        }
-        columns.number(3)
+        let open = self.database.call("open reader", async |c| {
+            positions::postgres::open(c, &reader, &log).await
+        });
+        Ok(open.await??)
     }
 
     async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
-        let save = sqlx::query(sql::SAVE_POSITION)
-            .bind(advance.reader.reader)
-            .bind(advance.reader.topic)
-            .bind(i64::from(advance.reader.partition))
-            .bind(to_column(advance.from)?)
-            .bind(to_column(advance.to)?);
-        match self.execute("save position", save).await? {
-            0 => Err(StoreError::PositionBelowSaved),
-            _ => Ok(()),
-        }
+        let save = self.database.call("save position", async |c| {
+            positions::postgres::save(c, &advance).await
+        });
+        Ok(save.await??)
     }
 
     async fn sync(&self) -> Result<(), StoreError> {
@@ -374,15 +351,6 @@ impl Store for PostgresStore {
     fn secret(&self) -> [u8; 32] {
         self.secret
     }
-}
-
-fn in_words(log: &LogIdentity) -> String {
-    let LogIdentity {
-        log_id,
-        topic_id,
-        partitions,
-    } = log;
-    format!("log {log_id}, topic {topic_id} of {partitions} partitions")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use runtime::{
     ids::{GroupId, UserId},
+    positions,
     sqlite::{Database, M, Migrations, SqliteError},
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
@@ -20,7 +21,6 @@ use super::{
 use crate::model::{Group, Invitation, JoinRequest, Member, Role, Roster, Sequenced, Snippet};
 
 mod change;
-mod readers;
 mod rows;
 mod sync;
 
@@ -228,12 +228,12 @@ impl FanoutStore for SqliteStore {
     }
 
     async fn open_reader(&self, reader: ReaderId, log: LogIdentity) -> Result<u64, StoreError> {
-        let work = move |tx: &Connection| readers::open(tx, &reader, &log);
+        let work = move |tx: &Connection| positions::sqlite::open(tx, &reader, &log);
         self.database.write(work).await
     }
 
     async fn save_position(&self, advance: PositionAdvance) -> Result<(), StoreError> {
-        let work = move |tx: &Connection| readers::save_position(tx, &advance);
+        let work = move |tx: &Connection| positions::sqlite::save(tx, &advance);
         self.database.write(work).await
     }
 

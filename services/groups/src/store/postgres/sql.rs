@@ -276,22 +276,3 @@ pub(super) const FORGET_GROUPS: &str = "
     USING unnest($1::uuid[], $2::bigint[]) AS done (group_id, version)
     WHERE g.group_id = done.group_id AND g.member_count = 0 AND g.version <= done.version
         AND NOT EXISTS (SELECT FROM outbox o WHERE o.group_id = g.group_id)";
-
-/// Answers the recorded log, whether it was there before or is recorded now, and the position. The
-/// update changes nothing; it makes a row that is there come back.
-pub(super) const OPEN_READER: &str = "
-    INSERT INTO readers AS r (reader, topic, log_id, topic_id, partitions)
-    VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (reader, topic) DO UPDATE SET log_id = r.log_id
-    RETURNING log_id, topic_id, partitions, coalesce((
-        SELECT position FROM reader_positions AS p
-        WHERE p.reader = $1 AND p.topic = $2 AND p.partition = $6
-    ), 0)";
-
-/// Changes no row if the stored position is below $4, or not there and $4 not 0.
-pub(super) const SAVE_POSITION: &str = "
-    INSERT INTO reader_positions AS p (reader, topic, partition, position)
-    SELECT $1, $2, $3, $5 WHERE $4 = 0 OR EXISTS (
-        SELECT FROM reader_positions WHERE reader = $1 AND topic = $2 AND partition = $3)
-    ON CONFLICT (reader, topic, partition)
-    DO UPDATE SET position = greatest(p.position, excluded.position) WHERE p.position >= $4";
