@@ -44,6 +44,13 @@ use self::stage::S3Stage;
 
 /// What of an error's text is passed on, in bytes: its first line, with the request and the status.
 const ERROR_TEXT_BYTES_MAX: usize = 300;
+/// What stores answer that no retry helps against: its code, the setting to look at, and what is wrong.
+const LASTING: [(&str, &str, &str); 4] = [
+    ("NoSuchBucket", "bucket", "is not there"),
+    ("InvalidAccessKeyId", "access_key_id", "is not known"),
+    ("SignatureDoesNotMatch", "secret_access_key", "is wrong"),
+    ("403 Forbidden", "access_key_id", "is not let in"),
+];
 /// Parts of an upload that are looked at: some times what the largest one has in parts of
 /// [`stage::PART_BYTES`].
 const PARTS_MAX: usize = 1_000;
@@ -101,17 +108,15 @@ impl S3Objects {
         let nothing = inner.prefix.clone().join("opened");
         let answer = inner.client.list(Some(&nothing)).try_next().await;
         if let Err(error) = answer {
-            use object_store::Error as E;
-            let wrong = |key: &str, problem: &str| OpenError::Config {
-                key: key.to_owned(),
-                problem: problem.to_owned(),
-            };
-            return Err(match error {
-                E::NotFound { .. } => wrong("bucket", "is not there"),
-                E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-                    wrong("access_key_id", "is not let in with this secret_access_key")
-                }
-                other => OpenError::Unavailable(first_line(&other)),
+            let text = error.to_string();
+            // The library has no names for these where it lists.
+            let lasting = LASTING.iter().find(|(code, ..)| text.contains(code));
+            return Err(match lasting {
+                Some((_, key, problem)) => OpenError::Config {
+                    key: (*key).to_owned(),
+                    problem: (*problem).to_owned(),
+                },
+                None => OpenError::Unavailable(first_line(&error)),
             });
         }
         Ok(Self {
@@ -305,12 +310,16 @@ fn failure(error: &object_store::Error) -> ObjectError {
     }
 }
 
-/// The request and the status, without the document that the store may have answered.
+/// The request and the status, without its query and without the document that the store may have
+/// answered.
 fn first_line(error: &object_store::Error) -> String {
     let text = error.to_string();
-    let line = text.split(['\n', '<', '?']).next().unwrap_or_default();
-    let end = line.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
-    line.get(..end).unwrap_or_default().trim_end().to_owned()
+    let line = text.split(['\n', '<']).next().unwrap_or_default();
+    let words = line.split_whitespace();
+    let words: Vec<_> = words.map_while(|word| word.split('?').next()).collect();
+    let mut line = words.join(" ");
+    line.truncate(line.floor_char_boundary(ERROR_TEXT_BYTES_MAX));
+    line
 }
 
 #[cfg(test)]

@@ -64,6 +64,12 @@ async fn a_wrong_setting_is_named_and_no_secret_is_told() {
         secret_access_key: secret,
         ..base()
     };
+    assert_eq!(refused(wrong).await, "secret_access_key");
+    let access_key_id = "nobody".to_owned();
+    let wrong = S3Config {
+        access_key_id,
+        ..base()
+    };
     assert_eq!(refused(wrong).await, "access_key_id");
     let allow_http = false;
     assert_eq!(
@@ -79,6 +85,22 @@ async fn a_wrong_setting_is_named_and_no_secret_is_told() {
     let text = "bucket = \"b\"\naccess_key_id = \"a\"\nsecret_access_key = \"s\"\nregio = \"r\"";
     let error = toml::from_str::<S3Config>(text).unwrap_err().to_string();
     assert!(error.contains("regio"), "{error}");
+}
+
+/// The library of TLS is there and knows which implementation it has.
+#[tokio::test]
+async fn a_store_with_tls_that_is_away_is_unavailable() {
+    let port = servers::free_port().unwrap();
+    let config = S3Config {
+        endpoint: Some(format!("https://127.0.0.1:{port}")),
+        retries: 0,
+        ..S3Config::new(BUCKET, ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+    };
+    let opened = S3Objects::open(&config).await;
+    assert!(
+        matches!(opened, Err(OpenError::Unavailable(_))),
+        "{opened:?}"
+    );
 }
 
 /// Of the answer to a plain GET: its head and its body.
