@@ -9,6 +9,20 @@ use runtime::ids::{BlobId, UploadId, UserId};
 
 use crate::model::{MediaType, Variant};
 
+mod claims;
+pub mod local;
+#[cfg(feature = "distributed")]
+pub mod s3;
+#[cfg(test)]
+mod suite;
+
+/// How an object may be kept by whoever has it: what is under a name never changes.
+pub const CACHE_CONTROL: &str = "public, max-age=31536000, immutable";
+
+/// Bytes of a part of a [`ByteStream`] at most: large enough that the ways between threads cost little,
+/// small enough that a thousand downloads with two parts each fit into memory.
+pub const READ_PART_BYTES: usize = 256 * 1024;
+
 /// Names the bytes of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ObjectKey {
@@ -28,15 +42,39 @@ pub struct StageKey {
     pub upload: UploadId,
 }
 
+impl ObjectKey {
+    /// The `Content-Disposition` of it: to be shown, and what it is called when it is saved.
+    pub fn content_disposition(&self, media_type: MediaType) -> String {
+        let (blob, extension) = (self.blob, media_type.extension());
+        match self.variant {
+            Variant::Original => format!("inline; filename=\"{blob}.{extension}\""),
+            other => format!("inline; filename=\"{blob}-{}.{extension}\"", other.name()),
+        }
+    }
+}
+
+/// What bytes must be: checked before they become an object, because between the check of an upload and
+/// its end another process may have written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    /// Of all of them.
+    pub size_bytes: u64,
+    /// Of all of them.
+    pub sha256: [u8; 32],
+}
+
 /// Why bytes are not there, or not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// There are none of this name.
     #[error("no such object")]
     NotFound,
-    /// Another writer has this upload open, in this process.
-    #[error("the upload is open already")]
+    /// Somebody else in this process writes this upload, ends it or removes it.
+    #[error("the upload is in use")]
     Busy,
+    /// The bytes of the upload are not those that were to become an object.
+    #[error("the upload has other bytes")]
+    Changed,
     /// The store is away, full or overloaded; the same call may work later.
     #[error("the object store is not available: {0}")]
     Unavailable(String),
@@ -59,15 +97,18 @@ pub trait Objects: Send + Sync + 'static {
     async fn read_stage(&self, key: StageKey) -> Result<ByteStream, ObjectError>;
 
     /// The bytes of an upload become an object, durably, whole or not at all; the upload is forgotten,
-    /// perhaps later. May come again, also after a part of it was done, and by another process.
+    /// perhaps later. May come again, also after a part of it was done, and by another process; then what
+    /// is under the name, if it has this size, counts. [`ObjectError::Changed`] if the bytes are not
+    /// `content`, [`ObjectError::NotFound`] if there are none, [`ObjectError::Busy`] while a writer is open.
     async fn promote(
         &self,
         stage: StageKey,
         key: ObjectKey,
+        content: Content,
         media_type: MediaType,
     ) -> Result<(), ObjectError>;
 
-    /// Forgets the bytes of an upload, if there are any.
+    /// Forgets the bytes of an upload, if there are any. [`ObjectError::Busy`] while a writer is open.
     async fn discard_stage(&self, key: StageKey) -> Result<(), ObjectError>;
 
     /// Keeps bytes under a name, durably, whole or not at all; instead of what is there.
@@ -78,7 +119,8 @@ pub trait Objects: Send + Sync + 'static {
         media_type: MediaType,
     ) -> Result<(), ObjectError>;
 
-    /// A range of the bytes of an object, inside of its size.
+    /// A range of the bytes of an object, inside of its size: a stream of less than that ends with an
+    /// error.
     async fn get(&self, key: ObjectKey, range: Range<u64>) -> Result<ByteStream, ObjectError>;
 
     /// The size of an object.
@@ -87,8 +129,8 @@ pub trait Objects: Send + Sync + 'static {
     /// Removes all variants of a blob that are there.
     async fn delete(&self, blob: BlobId) -> Result<(), ObjectError>;
 
-    /// A URL at which the object store itself answers GET for about `life`, with the media type and a
-    /// `Content-Disposition` as [`crate::http`] has them; `None` if it answers nobody.
+    /// A URL at which the object store itself answers GET for about `life`, with the media type, the
+    /// [`ObjectKey::content_disposition`] and [`CACHE_CONTROL`]; `None` if clients do not reach it.
     async fn presign(
         &self,
         key: ObjectKey,
@@ -104,7 +146,8 @@ pub trait Stage: Send {
     /// What was written, durable or not: where the next bytes go.
     fn written_bytes(&self) -> u64;
 
-    /// Appends; holds at most some hundred KiB in memory. After an error the stage is to be dropped.
+    /// Appends; holds at most some hundred KiB in memory. After an error, or when it was not waited for,
+    /// the stage can only be dropped.
     async fn write(&mut self, data: Bytes) -> Result<(), ObjectError>;
 
     /// What was written is durable when this answers.
