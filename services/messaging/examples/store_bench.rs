@@ -282,6 +282,8 @@ impl Bench {
                 time_unix_ms: state.last_time_unix_ms,
                 text: self.preview.clone(),
                 joined: false,
+                attachment_count: 0,
+                video_count: 0,
             };
             events.push(Event {
                 conversation: state.conversation,

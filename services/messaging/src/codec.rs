@@ -10,17 +10,32 @@ use crate::{
     model::{Event, InboxChange, Marks, Preview, Role, Watermark},
 };
 
-/// The newest version of each record that this program understands.
-pub(crate) const SCHEMA_VERSION: u32 = 2;
-/// The same of the records of `inbox`, of which the last one is those that make a row deferred: who does
-/// not know that would show the row as it is for ever.
-const INBOX_SCHEMA_VERSION: u32 = 3;
+pub(crate) mod attachments;
+mod references;
+
+pub(crate) use attachments::are_attachments;
+#[cfg(test)]
+pub(crate) use references::REFERENCES_VERSION;
+pub(crate) use references::{encode_barrier, encode_event_references, encode_group_picture};
+
+/// The newest version of the records of `messages` that this program understands.
+pub(crate) const SCHEMA_VERSION: u32 = VERSION_ATTACHMENTS;
 /// The version of records that every program understands, and the one that knows of groups: a program
 /// that does not must stop at a record of a group, instead of numbering differently.
 const VERSION_DIRECT: u32 = 1;
 const VERSION_GROUPS: u32 = 2;
-/// The version of the records of the topic `fanout`.
+/// The version that knows of attachments, of what is refused unless it is a duplicate, and of barriers.
+const VERSION_ATTACHMENTS: u32 = 3;
+/// The version of the records of `inbox` that make a row deferred (who does not know that would show the
+/// row as it is for ever), and of those whose preview has attachments, which is the newest one.
+const INBOX_VERSION_DEFERRED: u32 = 3;
+const INBOX_VERSION_ATTACHMENTS: u32 = 4;
+/// The versions of the records of the topic `fanout`: those whose preview has no attachments, and the
+/// others.
 pub(crate) const FANOUT_VERSION: u32 = 1;
+pub(crate) const FANOUT_VERSION_ATTACHMENTS: u32 = 2;
+/// The newest version of the records of `users` that this program understands.
+const USERS_SCHEMA_VERSION: u32 = 2;
 
 /// Why a record cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +56,18 @@ impl From<InvalidId> for RecordError {
 }
 
 /// A record of the topic `messages`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum MessagesRecord {
+    /// Of a conversation.
+    Conversation(ConversationRecord),
+    /// Of none: receipts that expire at or before this time make no references in what comes after it.
+    Barrier {
+        /// In Unix milliseconds.
+        as_of_unix_ms: i64,
+    },
+}
+
+/// A record of a conversation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ConversationRecord {
     /// Of which conversation.
@@ -93,6 +120,9 @@ pub(crate) struct Send {
     pub(crate) message_id: MessageId,
     /// What the message says.
     pub(crate) body: MessageBody,
+    /// The number of the `ErrorReason` for which it gets no place, unless it has one already; 0 = none.
+    /// It goes into the verdict as it is: a reason that this program does not know is one for all.
+    pub(crate) refused_unless_duplicate: u32,
     /// Who waits for the verdict.
     pub(crate) origin: Origin,
 }
@@ -106,6 +136,8 @@ pub(crate) struct MessageBody {
     pub(crate) mentioned: Vec<UserId>,
     /// All members are mentioned; only in groups.
     pub(crate) mentions_all: bool,
+    /// Pictures and videos, at most [`crate::limits::ATTACHMENTS_MAX`], each once.
+    pub(crate) attachments: Vec<log::Attachment>,
 }
 
 /// The session or the call that waits for a verdict.
@@ -128,15 +160,19 @@ fn version_of(conversation: ConversationId) -> u32 {
 }
 
 /// The record of one send.
-pub(crate) fn encode_send(
-    conversation: ConversationId,
-    sender: UserId,
-    message_id: MessageId,
-    body: MessageBody,
-    origin: Origin,
-) -> Bytes {
+pub(crate) fn encode_send(conversation: ConversationId, send: Send) -> Bytes {
+    let Send {
+        sender,
+        message_id,
+        body,
+        refused_unless_duplicate,
+        origin,
+    } = send;
     let record = log::MessagesRecord {
-        schema_version: version_of(conversation),
+        schema_version: match body.attachments.is_empty() && refused_unless_duplicate == 0 {
+            true => version_of(conversation),
+            false => VERSION_ATTACHMENTS,
+        },
         conversation_id: conversation.as_bytes().to_vec(),
         record: Some(log::messages_record::Record::Send(log::Send {
             sender_id: sender.as_bytes().to_vec(),
@@ -149,8 +185,8 @@ pub(crate) fn encode_send(
             }),
             mentioned_ids: ids(&body.mentioned),
             mentions_all: body.mentions_all,
-            attachments: Vec::new(),
-            refused_unless_duplicate: 0,
+            attachments: body.attachments,
+            refused_unless_duplicate,
         })),
     };
     record.encode_to_vec().into()
@@ -171,13 +207,29 @@ pub(crate) fn encode_marks(conversation: ConversationId, marks: &[(UserId, Marks
 }
 
 /// Reads a record of the topic `messages`.
-pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, RecordError> {
+pub(crate) fn decode_messages(payload: &[u8]) -> Result<MessagesRecord, RecordError> {
     let record = log::MessagesRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
     check_version(record.schema_version, SCHEMA_VERSION)?;
+    // What a version does not have is not there, also for a program that knows a later one.
+    let has_attachments = record.schema_version >= VERSION_ATTACHMENTS;
+    if let Some(log::messages_record::Record::ReferenceBarrier(barrier)) = record.record {
+        if !has_attachments || !record.conversation_id.is_empty() {
+            return Err(RecordError::Malformed);
+        }
+        let as_of_unix_ms = barrier.as_of_unix_ms;
+        return Ok(MessagesRecord::Barrier { as_of_unix_ms });
+    }
     let conversation = ConversationId::from_slice(&record.conversation_id)?;
     let action = match record.record {
         Some(log::messages_record::Record::Send(send)) => {
             let origin = send.origin.unwrap_or_default();
+            let (attachments, refused_unless_duplicate) = match has_attachments {
+                true => (send.attachments, send.refused_unless_duplicate),
+                false => (Vec::new(), 0),
+            };
+            if !are_attachments(&attachments) {
+                return Err(RecordError::Malformed);
+            }
             Action::Send(Send {
                 sender: UserId::from_slice(&send.sender_id)?,
                 message_id: MessageId::from_slice(&send.message_id)?,
@@ -185,7 +237,9 @@ pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, Reco
                     text: send.text,
                     mentioned: user_ids(&send.mentioned_ids)?,
                     mentions_all: send.mentions_all,
+                    attachments,
                 },
+                refused_unless_duplicate,
                 origin: Origin {
                     edge: origin.edge,
                     session_id: origin.session_id,
@@ -209,10 +263,10 @@ pub(crate) fn decode_messages(payload: &[u8]) -> Result<ConversationRecord, Reco
             return Err(RecordError::Malformed);
         }
     };
-    Ok(ConversationRecord {
+    Ok(MessagesRecord::Conversation(ConversationRecord {
         conversation,
         action,
-    })
+    }))
 }
 
 /// Checks what the sequencer relies on.
@@ -243,14 +297,16 @@ fn group_change(record: log::GroupChange) -> Result<GroupChange, RecordError> {
 /// The record of one change of an inbox.
 pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
     let preview = change.preview.as_ref().map(inbox_preview);
+    let has_attachments = preview.as_ref().is_some_and(has_attachments);
     let peer = change
         .conversation
         .peer_of(change.user)
         .map(|peer| mark(peer, change.peer));
     let record = log::InboxRecord {
-        schema_version: match change.deferred_seq {
-            0 => version_of(change.conversation),
-            _ => INBOX_SCHEMA_VERSION,
+        schema_version: match (has_attachments, change.deferred_seq) {
+            (true, _) => INBOX_VERSION_ATTACHMENTS,
+            (false, 0) => version_of(change.conversation),
+            (false, _) => INBOX_VERSION_DEFERRED,
         },
         user_id: change.user.as_bytes().to_vec(),
         conversation_id: change.conversation.as_bytes().to_vec(),
@@ -269,7 +325,7 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
 /// Reads a record of the topic `inbox`.
 pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
     let record = log::InboxRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
-    check_version(record.schema_version, INBOX_SCHEMA_VERSION)?;
+    check_version(record.schema_version, INBOX_VERSION_ATTACHMENTS)?;
     let read_preview = |preview: log::InboxPreview| {
         Ok::<_, InvalidId>(Preview {
             sender: UserId::from_slice(&preview.sender_id)?,
@@ -278,6 +334,8 @@ pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
             time_unix_ms: preview.time_unix_ms,
             text: preview.text,
             joined: preview.joined,
+            attachment_count: preview.attachment_count,
+            video_count: preview.video_count,
         })
     };
     Ok(InboxChange {
@@ -304,8 +362,12 @@ pub(crate) fn encode_fanout(
     except_session_id: u64,
     event: Option<log::FanoutEvent>,
 ) -> Bytes {
+    let preview = event.as_ref().and_then(|event| event.preview.as_ref());
     let record = log::FanoutRecord {
-        schema_version: FANOUT_VERSION,
+        schema_version: match preview.is_some_and(has_attachments) {
+            true => FANOUT_VERSION_ATTACHMENTS,
+            false => FANOUT_VERSION,
+        },
         conversation_id: conversation.as_bytes().to_vec(),
         group_version,
         frame,
@@ -327,7 +389,7 @@ pub(crate) fn fanout_event(event: &Event) -> (u64, log::FanoutEvent) {
     };
     let group_version = match decode_body(&event.body) {
         Some(log::event_body::Kind::Message(body)) => {
-            fanout.preview = Some(inbox_preview(&preview(event, body.text)));
+            fanout.preview = Some(inbox_preview(&preview(event, body.text, &body.attachments)));
             fanout.mentioned_ids = body.mentioned_ids;
             fanout.mentions_all = body.mentions_all;
             body.group_version
@@ -347,7 +409,7 @@ pub(crate) fn decode_users(
     payload: &[u8],
 ) -> Result<Option<(UserId, runtime::ids::DeviceId)>, RecordError> {
     let record = log::UsersRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
-    check_version(record.schema_version, SCHEMA_VERSION)?;
+    check_version(record.schema_version, USERS_SCHEMA_VERSION)?;
     let user = UserId::from_slice(&record.user_id)?;
     match record.fact {
         Some(log::users_record::Fact::DeviceRevoked(fact)) => Ok(Some((
@@ -366,7 +428,7 @@ pub(crate) fn encode_body(body: &MessageBody, group_version: u64) -> Bytes {
         mentioned_ids: ids(&body.mentioned),
         mentions_all: body.mentions_all,
         group_version,
-        attachments: Vec::new(),
+        attachments: body.attachments.clone(),
     });
     log::EventBody { kind: Some(kind) }.encode_to_vec().into()
 }
@@ -382,23 +444,20 @@ pub(crate) fn decode_body(body: &[u8]) -> Option<log::event_body::Kind> {
     log::EventBody::decode(body).ok().and_then(|body| body.kind)
 }
 
-/// The text of a message event; empty if the body is of a kind that has none.
-pub(crate) fn text_of(body: &[u8]) -> String {
-    match decode_body(body) {
-        Some(log::event_body::Kind::Message(message)) => message.text,
-        _ => String::new(),
+/// The preview of a message event.
+pub(crate) fn preview_of(event: &Event) -> Preview {
+    match decode_body(&event.body) {
+        Some(log::event_body::Kind::Message(body)) => preview(event, body.text, &body.attachments),
+        _ => preview(event, String::new(), &[]),
     }
 }
 
-/// The preview of a message event.
-pub(crate) fn preview_of(event: &Event) -> Preview {
-    preview(event, text_of(&event.body))
-}
-
-fn preview(event: &Event, mut text: String) -> Preview {
+fn preview(event: &Event, mut text: String, attachments: &[log::Attachment]) -> Preview {
     if let Some((end, _)) = text.char_indices().nth(PREVIEW_CHARS_MAX) {
         text.truncate(end);
     }
+    let videos = attachments.iter().filter(|a| attachments::is_video(a));
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Preview {
         sender: event.sender,
         message_id: event.message_id,
@@ -406,7 +465,13 @@ fn preview(event: &Event, mut text: String) -> Preview {
         time_unix_ms: event.time_unix_ms,
         text,
         joined: false,
+        attachment_count: count(attachments.len()),
+        video_count: count(videos.count()),
     }
+}
+
+const fn has_attachments(preview: &log::InboxPreview) -> bool {
+    preview.attachment_count > 0 || preview.video_count > 0
 }
 
 fn inbox_preview(preview: &Preview) -> log::InboxPreview {
@@ -417,8 +482,8 @@ fn inbox_preview(preview: &Preview) -> log::InboxPreview {
         time_unix_ms: preview.time_unix_ms,
         text: preview.text.clone(),
         joined: preview.joined,
-        attachment_count: 0,
-        video_count: 0,
+        attachment_count: preview.attachment_count,
+        video_count: preview.video_count,
     }
 }
 

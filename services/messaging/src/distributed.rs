@@ -8,7 +8,7 @@ use event_log::{
 };
 use messaging::{Deps, Registries, store::postgres::PostgresStore};
 use runtime::{
-    auth::{AuthLayer, ServiceIdentity, Verifier, keep_user_keys},
+    auth::{AuthLayer, ReceiptVerifier, ServiceIdentity, Verifier, keep_user_keys},
     channel,
     clock::SystemClock,
     config::ConfigError,
@@ -55,6 +55,7 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
     let clock = Arc::new(SystemClock);
     let service_key = settings.server.service_key()?;
     let verifier = Verifier::new(clock.clone(), service_key.public());
+    let receipts = ReceiptVerifier::new(clock.clone(), &service_key.public());
     let auth = AuthLayer::new(verifier.clone(), messaging::policy);
     let listening = Listening::begin(
         settings.server.listen,
@@ -96,6 +97,7 @@ pub(crate) async fn run(mut settings: Settings, stop: CancellationToken) -> anyh
             store: Arc::new(store),
             clock,
             verifier,
+            receipts,
             profile: identity.on(profile()),
             groups: identity.on(channel::replicas(settings.groups_addresses.clone())),
             registries,

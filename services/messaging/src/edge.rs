@@ -22,7 +22,7 @@ use proto::{
 };
 use rand::RngExt;
 use runtime::{
-    auth::{Caller, UserCaller, Verifier, user_caller},
+    auth::{Caller, ReceiptVerifier, UserCaller, Verifier, user_caller},
     clock::Clock,
     ids::{ConversationId, DeviceId, MessageId, UserId},
     status::ApiError,
@@ -72,6 +72,7 @@ pub(crate) struct EdgeParts {
     pub(crate) directory: Arc<Directory>,
     pub(crate) announcer: Announcer,
     pub(crate) verifier: Verifier,
+    pub(crate) receipts: ReceiptVerifier,
 }
 
 /// The edge of this node.
@@ -83,6 +84,7 @@ pub(crate) struct Edge {
     directory: Arc<Directory>,
     announcer: Announcer,
     verifier: Verifier,
+    receipts: ReceiptVerifier,
     sessions: Sessions,
     session_last: AtomicU64,
     marks: Arc<MarkBuffer>,
@@ -103,6 +105,7 @@ impl Edge {
             directory,
             announcer,
             verifier,
+            receipts,
         } = parts;
         let quota = Quota::per_second(config.calls_per_second).allow_burst(config.calls_burst);
         Arc::new(Self {
@@ -113,6 +116,7 @@ impl Edge {
             directory,
             announcer,
             verifier,
+            receipts,
             sessions: Sessions::new(),
             // Session ids differ between edges and between starts, so that "all but this session" means
             // one session in the whole system.

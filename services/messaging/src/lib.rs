@@ -13,7 +13,7 @@ use proto::messaging::v1::{
     edge_service_server::EdgeServiceServer, messaging_service_server::MessagingServiceServer,
 };
 use runtime::{
-    auth::{Access, ServiceChannel, Verifier},
+    auth::{Access, ReceiptVerifier, ServiceChannel, Verifier},
     clock::Clock,
     server::{INTERNAL_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX},
     shutdown::Tasks,
@@ -73,6 +73,8 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// For the tokens that come in the streams of sessions.
     pub verifier: Verifier,
+    /// For the receipts of what messages have attached.
+    pub receipts: ReceiptVerifier,
     /// The profile service.
     pub profile: ServiceChannel,
     /// The groups service.
@@ -101,6 +103,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         store,
         clock,
         verifier,
+        receipts,
         profile,
         groups,
         registries,
@@ -123,6 +126,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
         directory: directory.clone(),
         announcer,
         verifier,
+        receipts,
     });
     let subscriber = format!("messaging/{own_edge}/{epoch}");
     let delivery = Delivery::start(

@@ -12,11 +12,13 @@ pub const DEFERRED_MAX: usize = 200;
 pub const PREVIEW_CHARS_MAX: usize = 100;
 /// Users mentioned by one message; who means more means all.
 pub const MENTIONS_MAX: usize = 50;
+/// Attachments of one message: an album as phones send them.
+pub const ATTACHMENTS_MAX: usize = 10;
 /// Stretches of a group's history that one user may read, for having left and joined again: with more,
 /// the oldest are forgotten. 16 bytes each, of all users who were ever members.
 pub const WINDOWS_MAX: usize = 16;
 /// Bytes of an encoded ClientFrame: the longest text in four-byte characters with its ids has below
-/// 4 KiB; the rest is room for later fields.
+/// 4 KiB, mentions of 50 users 2 KiB, and ten receipts of below 1,000 bytes 10 KiB.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of `Hello.user_agent`.
 pub const USER_AGENT_BYTES_MAX: usize = 100;
@@ -57,9 +59,10 @@ pub const TAIL_EVENTS_MAX: usize = 20;
 /// Records that a partition holds which are not yet in the store, or wait for a load: above it, it
 /// stops reading. At 4 KiB each at most 64 MiB.
 pub const UNPERSISTED_MAX: usize = 16_384;
-/// Records of a partition for the topic `fanout` that are not yet confirmed: above it, the partition
-/// stops reading. At 8 KiB each (a message's frame and its preview) 32 MiB.
-pub const FANOUTS_MAX: usize = 4_096;
+/// Records of a partition for the topics `fanout` and `references` that are not yet confirmed: above it,
+/// the partition stops reading. At 16 KiB each (the frame of a message with all that it may have, and its
+/// preview) 64 MiB; most have below 1 KiB.
+pub const DERIVED_MAX: usize = 4_096;
 /// Members of a group up to which watermarks are pushed to all of them: with more, whoever reads makes
 /// every member's device wake up, and nobody looks at a thousand ticks. They are asked for instead.
 pub const MARKS_FANOUT_MEMBERS_MAX: usize = 1_000;

@@ -309,6 +309,10 @@ pub struct Preview {
     pub text: String,
     /// It is the event by which the user joined, without a text.
     pub joined: bool,
+    /// Pictures and videos of the message.
+    pub attachment_count: u32,
+    /// How many of them are videos.
+    pub video_count: u32,
 }
 
 /// What a record of the topic `inbox` says: a user's row of a conversation is at least at this.

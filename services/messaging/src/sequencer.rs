@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use event_log::{LogError, PartitionReader, Topic};
+use event_log::{EventLog, LogError, PartitionReader, Topic};
 use parking_lot::Mutex;
 use runtime::{
     ids::{ConversationId, UserId},
@@ -22,9 +22,10 @@ use crate::{
     readers::for_each_partition,
 };
 
+mod barriers;
 mod cache;
 pub(crate) mod core;
-mod fanouts;
+mod derived;
 mod io;
 pub(crate) mod partition;
 mod position;
@@ -58,6 +59,7 @@ impl Sequencers {
 
     /// Joins the group and sequences what is assigned, until the tasks are stopped.
     pub(crate) async fn start(self: &Arc<Self>, tasks: &Tasks) -> Result<(), LogError> {
+        check_partitions(self.context.log.as_ref())?;
         let (this, log) = (self.clone(), self.context.log.clone());
         let read = move |reader| this.clone().sequence(reader);
         for_each_partition(&log, SEQUENCER_GROUP, Topic::Messages, tasks, read).await
@@ -154,4 +156,18 @@ impl Sequencers {
     pub(crate) fn progress(&self, conversation: &ConversationId) -> Option<watch::Receiver<u64>> {
         Some(self.owned(conversation)?.progress.subscribe())
     }
+}
+
+/// A barrier goes from each partition of `messages` into that of `references` with the same number, so
+/// there must be one.
+fn check_partitions(log: &dyn EventLog) -> Result<(), LogError> {
+    let partitions = |topic| log.identity(topic).partitions;
+    let (messages, references) = (partitions(Topic::Messages), partitions(Topic::References));
+    if messages == references {
+        return Ok(());
+    }
+    Err(LogError::Failed(format!(
+        "the topic messages has {messages} partitions and references has {references}: \
+         they must have as many"
+    )))
 }

@@ -107,13 +107,13 @@ fn id<T>(
         .map_err(|error| ApiError::field(ErrorReason::FieldMalformed, field, error.to_string()))
 }
 
-/// The text of a message (F1).
-pub(crate) fn text(text: &str, field: &str) -> Result<(), ApiError> {
-    if text.is_empty() {
+/// The text of a message (F1), which only one with attachments may lack.
+pub(crate) fn text(text: &str, is_required: bool, field: &str) -> Result<(), ApiError> {
+    if text.is_empty() && is_required {
         return Err(ApiError::field(
             ErrorReason::FieldRequired,
             field,
-            "a message has a text",
+            "a message has a text or attachments",
         ));
     }
     // A character has at least one byte, so most texts need no counting.

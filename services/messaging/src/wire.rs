@@ -6,7 +6,7 @@ use proto::{
     log::v1 as log,
     messaging::v1::{self as wire, server_frame::Frame},
 };
-use runtime::ids::{ConversationId, UserId};
+use runtime::ids::{BlobId, ConversationId, UserId};
 
 use crate::{
     codec,
@@ -37,7 +37,11 @@ pub(crate) fn event(event: &Event) -> wire::Event {
                 text: body.text,
                 mentioned_user_ids: user_ids(&body.mentioned_ids),
                 mentions_all: body.mentions_all,
-                attachments: Vec::new(),
+                attachments: body
+                    .attachments
+                    .into_iter()
+                    .filter_map(attachment)
+                    .collect(),
             }))
         }
         Some(log::event_body::Kind::GroupChange(change)) => {
@@ -82,6 +86,28 @@ fn user_ids(ids: &[Vec<u8>]) -> Vec<String> {
     ids.iter().filter_map(text).collect()
 }
 
+/// An attachment as clients see it. The log has none whose id is not one.
+fn attachment(attachment: log::Attachment) -> Option<wire::Attachment> {
+    let blob_id = BlobId::from_slice(&attachment.blob_id).ok()?;
+    let thumbnail = |thumbnail: log::AttachmentThumbnail| wire::AttachmentThumbnail {
+        media_type: thumbnail.media_type,
+        width: thumbnail.width,
+        height: thumbnail.height,
+        size_bytes: thumbnail.size_bytes,
+    };
+    Some(wire::Attachment {
+        blob_id: blob_id.to_string(),
+        media_type: attachment.media_type,
+        size_bytes: attachment.size_bytes,
+        sha256: attachment.sha256,
+        width: attachment.width,
+        height: attachment.height,
+        placeholder: attachment.placeholder,
+        small: attachment.small.map(thumbnail),
+        large: attachment.large.map(thumbnail),
+    })
+}
+
 /// A message as it is to be shown.
 pub(crate) fn shown_message(event: &Event) -> wire::ShownMessage {
     let body = match codec::decode_body(&event.body) {
@@ -97,7 +123,11 @@ pub(crate) fn shown_message(event: &Event) -> wire::ShownMessage {
         text: body.text,
         mentioned_user_ids: user_ids(&body.mentioned_ids),
         mentions_all: body.mentions_all,
-        attachments: Vec::new(),
+        attachments: body
+            .attachments
+            .into_iter()
+            .filter_map(attachment)
+            .collect(),
     }
 }
 
@@ -156,8 +186,8 @@ fn preview(preview: &Preview) -> wire::Preview {
         time_unix_ms: preview.time_unix_ms,
         text: preview.text.clone(),
         joined: preview.joined,
-        attachment_count: 0,
-        video_count: 0,
+        attachment_count: preview.attachment_count,
+        video_count: preview.video_count,
     }
 }
 

@@ -16,7 +16,7 @@ use event_log::{
     embedded::{EmbeddedConfig, EmbeddedLog},
 };
 use runtime::{
-    auth::{Access, AuthLayer, KeyPair, ServiceIdentity, Verifier},
+    auth::{Access, AuthLayer, KeyPair, ReceiptVerifier, ServiceIdentity, Verifier},
     channel,
     clock::{Clock, SystemClock},
     server::{self, ServerConfig},
@@ -182,6 +182,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             )?),
             clock: config.clock.clone(),
             verifier: verifier.clone(),
+            receipts: ReceiptVerifier::new(config.clock.clone(), &service_key.public()),
             profile: internal(),
             groups: internal(),
             registries: messaging::Registries::one(internal()),

@@ -8,11 +8,13 @@ use proto::log::v1::{self as log, GroupChangeKind};
 use runtime::ids::{ConversationId, GroupId, InvalidId, MessageId, UserId};
 
 /// The newest version of the records of `fanout` that this program understands.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+pub(super) const SCHEMA_VERSION: u32 = 2;
 /// The version of the records of `inbox` that it writes: the first one that knows of groups.
 const INBOX_VERSION: u32 = 2;
 /// The version of those that make a row deferred: who does not know that would show it as it is for ever.
 const INBOX_VERSION_DEFERRED: u32 = 3;
+/// The version of those whose preview has attachments: who does not know them would show an empty line.
+const INBOX_VERSION_ATTACHMENTS: u32 = 4;
 
 /// Why a record cannot be fanned out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,16 +226,20 @@ impl Row {
             read_seq: self.own.seq,
             read_message_index: self.own.message_index,
         });
+        let preview = self.preview.as_deref();
+        let has_attachments =
+            preview.is_some_and(|preview| preview.attachment_count > 0 || preview.video_count > 0);
         let record = log::InboxRecord {
-            schema_version: match self.deferred_seq {
-                0 => INBOX_VERSION,
-                _ => INBOX_VERSION_DEFERRED,
+            schema_version: match (has_attachments, self.deferred_seq) {
+                (true, _) => INBOX_VERSION_ATTACHMENTS,
+                (false, 0) => INBOX_VERSION,
+                (false, _) => INBOX_VERSION_DEFERRED,
             },
             user_id: Vec::new(),
             conversation_id: ConversationId::group(group).as_bytes().to_vec(),
             last_seq: self.last.seq,
             last_message_index: self.last.message_index,
-            preview: self.preview.as_deref().cloned(),
+            preview: preview.cloned(),
             own,
             peer: None,
             joined_seq: self.joined_seq,

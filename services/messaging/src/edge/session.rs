@@ -512,6 +512,10 @@ pub(crate) fn rejection(verdict: &Option<log::verdict::Verdict>) -> ApiError {
             ErrorReason::MentionNotAMember,
             "a user who is mentioned is not a member of the group",
         ),
+        Some(ErrorReason::ReceiptExpired) => ApiError::new(
+            ErrorReason::ReceiptExpired,
+            "a receipt has expired; upload the same bytes again for a new one",
+        ),
         Some(reason) => ApiError::new(reason, "the send was rejected"),
         None => send_unknown(),
     }

@@ -13,18 +13,19 @@ use std::{
 
 use bytes::Bytes;
 use delivery::{Answer, Broadcast};
-use event_log::Record;
+use event_log::{Record, Topic};
 use runtime::{
     ids::{ConversationId, MessageId, UserId},
     trace,
 };
 
 use super::{
+    barriers::Barrier,
     cache::Cache,
     slot::{Pending, Slot, Waiting},
 };
 use crate::{
-    codec::{self, Action, RecordError},
+    codec::{self, Action, MessagesRecord, RecordError},
     limits::{CONVERSATIONS_CACHED_MAX, LOOKUPS_MAX, MEMBERS_CACHED_MAX, UNPERSISTED_MAX},
     model::{ConversationState, Event, EventKind, InboxChange, MemberState, Watermark},
     store::SequencedBatch,
@@ -32,6 +33,7 @@ use crate::{
 
 mod groups;
 mod marks;
+mod references;
 mod rows;
 mod sends;
 
@@ -47,18 +49,23 @@ pub(crate) enum Output {
     },
     /// A frame for all sessions of some users.
     Push(Broadcast),
-    /// A record for the members of a group. The position passes only once it is durable (I6).
-    FanOut(FanOut),
+    /// A record of another topic. The position passes only once it is durable (I6).
+    Derived(Derived),
+    /// To be passed on once the position has got to it.
+    Barrier(Barrier),
 }
 
-/// A record of the topic `fanout` that is to be appended.
+/// A record that is to be appended: of `fanout`, for the members of a group, or of `references`, for the
+/// blob service.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct FanOut {
-    /// Where the record is that it comes of: each has one at most.
+pub(crate) struct Derived {
+    /// Where it is to be appended.
+    pub(crate) topic: Topic,
+    /// Where the record is that it comes of: each has one of a topic at most.
     pub(crate) offset: u64,
     /// The key.
     pub(crate) conversation: ConversationId,
-    /// An encoded `messenger.log.v1.FanoutRecord`.
+    /// An encoded record of the topic.
     pub(crate) payload: Bytes,
     /// Of the request that it comes of.
     pub(crate) trace: Option<Bytes>,
@@ -197,9 +204,20 @@ impl Core {
             });
         }
         self.io.next_offset = record.offset + 1;
-        let Ok(decoded) = decoded else {
-            self.io.malformed += 1;
-            return Ok(());
+        let decoded = match decoded {
+            Ok(MessagesRecord::Conversation(decoded)) => decoded,
+            Ok(MessagesRecord::Barrier { as_of_unix_ms }) => {
+                self.io.outputs.push(Output::Barrier(Barrier {
+                    offset: record.offset,
+                    key: record.key.clone(),
+                    as_of_unix_ms,
+                }));
+                return Ok(());
+            }
+            Err(_) => {
+                self.io.malformed += 1;
+                return Ok(());
+            }
         };
         let pending = Pending {
             offset: record.offset,
@@ -286,7 +304,7 @@ impl Core {
         }
     }
 
-    /// Verdicts, pushes and fan-outs, in order. Their records are durable, since they were read from the log (I1).
+    /// Verdicts, pushes, derived records and barriers, in order. Their records are durable, since they were read from the log (I1).
     pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.io.outputs)
     }

@@ -9,7 +9,10 @@ use futures_util::future::BoxFuture;
 use runtime::{ids::ConversationId, shutdown::CancellationToken, trace};
 use tokio::sync::oneshot;
 
-use super::core::{Batch, FanOut, Name};
+use super::{
+    barriers::Barrier,
+    core::{Batch, Derived, Name},
+};
 use crate::{
     codec,
     model::{ConversationState, Event, InboxChange},
@@ -30,7 +33,8 @@ pub(super) enum Done {
         u64,
     ),
     Published(u64),
-    FannedOut(FanOut, Result<Appended, AppendError>),
+    DerivedAppended(Derived, Result<Appended, AppendError>),
+    BarrierPassed(Result<Appended, AppendError>),
     Saved(Result<u64, StoreError>),
     Synced(u64),
 }
@@ -152,21 +156,47 @@ pub(super) fn publish(
     })
 }
 
-/// Appends a fan-out, at once, so that those of a conversation take their places in the order of the
-/// calls.
-pub(super) fn append_fan_out(log: &dyn EventLog, fan_out: FanOut) -> BoxFuture<'static, Done> {
+/// Appends a derived record, at once, so that those of a conversation take their places in the order of
+/// the calls.
+pub(super) fn append_derived(log: &dyn EventLog, derived: Derived) -> BoxFuture<'static, Done> {
     let record = NewRecord {
-        key: Bytes::copy_from_slice(fan_out.conversation.as_bytes()),
-        payload: fan_out.payload.clone(),
-        headers: trace::headers(fan_out.trace.clone()),
+        key: Bytes::copy_from_slice(derived.conversation.as_bytes()),
+        payload: derived.payload.clone(),
+        headers: trace::headers(derived.trace.clone()),
     };
+    let urgency = match derived.topic {
+        Topic::Fanout => Urgency::Now,
+        // Nobody waits for what refers to blobs.
+        _ => Urgency::Derived,
+    };
+    let appended = append(log, derived.topic, record, urgency);
+    Box::pin(async move { Done::DerivedAppended(derived, appended.await) })
+}
+
+/// Passes a barrier on; it is behind all that was confirmed.
+pub(super) fn pass_barrier(log: &dyn EventLog, barrier: Barrier) -> BoxFuture<'static, Done> {
+    let record = NewRecord {
+        payload: codec::encode_barrier(barrier.as_of_unix_ms),
+        key: barrier.key,
+        headers: Vec::new(),
+    };
+    let appended = append(log, Topic::References, record, Urgency::Derived);
+    Box::pin(async move { Done::BarrierPassed(appended.await) })
+}
+
+fn append(
+    log: &dyn EventLog,
+    topic: Topic,
+    record: NewRecord,
+    urgency: Urgency,
+) -> impl Future<Output = Result<Appended, AppendError>> + use<> {
     let (done, result) = oneshot::channel();
     let done = Box::new(move |result| drop(done.send(result)));
-    log.append(Topic::Fanout, record, Urgency::Now, done);
-    Box::pin(async move {
+    log.append(topic, record, urgency, done);
+    async move {
         let lost = |_| Err(AppendError::Unknown("the log went away".to_owned()));
-        Done::FannedOut(fan_out, result.await.unwrap_or_else(lost))
-    })
+        result.await.unwrap_or_else(lost)
+    }
 }
 
 pub(super) fn save_position(

@@ -1,5 +1,5 @@
 //! Drives the sequencer of one partition: reads the log, has the I/O done that the core asks for, hands
-//! out verdicts, pushes and fan-outs, and moves the position last (I6).
+//! out verdicts, pushes and derived records, and moves the position last (I6).
 
 use std::{
     sync::{
@@ -20,14 +20,15 @@ use tokio::{
 };
 
 use super::{
-    core::{Core, FanOut, Output},
-    fanouts::Refused,
+    barriers::Barriers,
+    core::{Core, Derived, Output},
+    derived::Refused,
     io::{self, Done, RETRY_MAX, RETRY_MIN},
     position::Position,
 };
 use crate::{
     limits::{
-        FANOUTS_MAX, INGEST_MAX, PERSIST_DELAY, PERSIST_NOW, POSITION_INTERVAL, SYNC_INTERVAL,
+        DERIVED_MAX, INGEST_MAX, PERSIST_DELAY, PERSIST_NOW, POSITION_INTERVAL, SYNC_INTERVAL,
     },
     readers::{advance, log_identity, reader_id},
     store::{LogIdentity, ReaderId, Store, StoreError},
@@ -120,8 +121,9 @@ pub(crate) async fn run(
             busy: false,
             cut_at: None,
             refused: Refused::default(),
-            fan_out_again_at: None,
-            fan_out_pause: RETRY_MIN,
+            derive_again_at: None,
+            derive_pause: RETRY_MIN,
+            barriers: Barriers::default(),
             position: Position::new(position),
             saved: position,
             synced: position,
@@ -183,10 +185,12 @@ struct Run<'a> {
     busy: bool,
     /// When the next batch is to be cut; `None` while nothing has changed.
     cut_at: Option<Instant>,
-    /// Fan-outs that wait to be appended again, when, and the pause before that.
+    /// Derived records that wait to be appended again, when, and the pause before that.
     refused: Refused,
-    fan_out_again_at: Option<Instant>,
-    fan_out_pause: Duration,
+    derive_again_at: Option<Instant>,
+    derive_pause: Duration,
+    /// Those that the position has not got to.
+    barriers: Barriers,
     /// Everything below is durable in store and topics.
     position: Position,
     /// The position in the store.
@@ -205,7 +209,7 @@ impl Run<'_> {
         loop {
             let has_room = self.has_room();
             let cut = sleep_until(self.cut_at.filter(|_| !self.busy));
-            let again = sleep_until(self.fan_out_again_at);
+            let again = sleep_until(self.derive_again_at);
             let turn = tokio::select! {
                 records = reader.next(INGEST_MAX), if has_room => self.ingest(records),
                 Some(done) = self.io.next(), if !self.io.is_empty() => match done {
@@ -223,7 +227,7 @@ impl Run<'_> {
                 },
                 () = cut => None,
                 () = again => {
-                    self.fan_out_again();
+                    self.derive_again();
                     None
                 }
                 _ = save.tick(), if !saving && self.position.get() > self.saved => {
@@ -251,9 +255,9 @@ impl Run<'_> {
         }
     }
 
-    /// What is not durable yet is bounded (I10): in the core, and on its way to the members of groups.
+    /// What is not durable yet is bounded (I10): in the core, and on its way to other topics.
     fn has_room(&self) -> bool {
-        self.position.fan_outs() < FANOUTS_MAX && self.owned.core.lock().has_room()
+        self.position.derived() < DERIVED_MAX && self.owned.core.lock().has_room()
     }
 
     fn save(&self) -> BoxFuture<'static, Done> {
@@ -334,12 +338,13 @@ impl Run<'_> {
             match output {
                 Output::Answer { edge, answer } => self.context.delivery.answer(&edge, answer),
                 Output::Push(broadcast) => self.context.delivery.push(broadcast),
-                Output::FanOut(fan_out) => {
-                    self.position.fan_out_begun(fan_out.offset);
-                    if let Some(fan_out) = self.refused.admit(fan_out) {
-                        self.fan_out(fan_out);
+                Output::Derived(derived) => {
+                    self.position.derived_begun(derived.offset, derived.topic);
+                    if let Some(derived) = self.refused.admit(derived) {
+                        self.derive(derived);
                     }
                 }
+                Output::Barrier(barrier) => self.barriers.add(barrier),
             }
         }
         if progressed {
@@ -363,48 +368,54 @@ impl Run<'_> {
             // Nothing is left to make durable, so what was only skipped or refused is passed too.
             self.position.cover(position);
         }
+        if let Some(barrier) = self.barriers.reached(self.position.get()) {
+            let log = self.context.log.as_ref();
+            self.io.push(io::pass_barrier(log, barrier));
+        }
     }
 
-    fn fan_out(&mut self, fan_out: FanOut) {
-        self.io
-            .push(io::append_fan_out(self.context.log.as_ref(), fan_out));
+    fn derive(&mut self, derived: Derived) {
+        let log = self.context.log.as_ref();
+        self.io.push(io::append_derived(log, derived));
     }
 
     /// Appends what was refused, each conversation's in its order.
-    fn fan_out_again(&mut self) {
-        self.fan_out_again_at = None;
+    fn derive_again(&mut self) {
+        self.derive_again_at = None;
         let refused = self.refused.take();
         let count = refused.len();
         tracing::warn!(
             partition = self.id.partition,
             count,
-            "fan-outs not appended, trying again"
+            "derived records not appended, trying again"
         );
-        for fan_out in refused {
-            self.fan_out(fan_out);
+        for derived in refused {
+            self.derive(derived);
         }
     }
 
-    fn fanned_out(
+    fn derived(
         &mut self,
-        fan_out: FanOut,
+        derived: Derived,
         result: &Result<Appended, AppendError>,
     ) -> Option<Turn> {
         match result {
             Ok(_) => {
-                self.position.fan_out_confirmed(fan_out.offset);
-                self.fan_out_pause = RETRY_MIN;
+                let Derived { topic, offset, .. } = derived;
+                self.position.derived_confirmed(offset, topic);
+                self.derive_pause = RETRY_MIN;
             }
             Err(error @ AppendError::TooLarge) => {
-                // No repetition would help, and without it the members would never hear of the event.
-                let why = format!("the fan-out of the record at {}: {error}", fan_out.offset);
+                // No repetition would help, and without it nobody would ever hear of the event.
+                let (topic, offset) = (derived.topic.name(), derived.offset);
+                let why = format!("what the record at {offset} makes of {topic}: {error}");
                 return Some(Turn::Stop(Stopped::Broken(why)));
             }
             Err(_) => {
-                self.refused.add(fan_out);
-                if self.fan_out_again_at.is_none() {
-                    self.fan_out_again_at = Some(Instant::now() + self.fan_out_pause);
-                    self.fan_out_pause = (self.fan_out_pause * 2).min(RETRY_MAX);
+                self.refused.add(derived);
+                if self.derive_again_at.is_none() {
+                    self.derive_again_at = Some(Instant::now() + self.derive_pause);
+                    self.derive_pause = (self.derive_pause * 2).min(RETRY_MAX);
                 }
             }
         }
@@ -442,7 +453,12 @@ impl Run<'_> {
                 self.busy = false;
                 self.position.cover(covers);
             }
-            Done::FannedOut(fan_out, result) => return self.fanned_out(fan_out, &result),
+            Done::DerivedAppended(derived, result) => return self.derived(derived, &result),
+            Done::BarrierPassed(Ok(_)) => {}
+            Done::BarrierPassed(Err(error)) => {
+                // The blob service sends another.
+                tracing::warn!(partition = self.id.partition, %error, "a barrier was not passed on");
+            }
             Done::Saved(_) | Done::Synced(_) => {}
         }
         None

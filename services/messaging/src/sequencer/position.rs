@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
-/// The position, of two parts: what batches cover, and the fan-outs that are not confirmed yet. They are
-/// durable in any order, and the position is the lowest end of both.
+use event_log::Topic;
+
+/// The position, of two parts: what batches cover, and the derived records that are not confirmed yet.
+/// They are durable in any order, and the position is the lowest end of both.
 #[derive(Debug)]
 pub(super) struct Position {
     covered: u64,
-    fan_outs: BTreeSet<u64>,
+    /// One record has at most one for each topic.
+    derived: BTreeSet<(u64, Topic)>,
 }
 
 impl Position {
@@ -15,19 +18,19 @@ impl Position {
     pub(super) const fn new(position: u64) -> Self {
         Self {
             covered: position,
-            fan_outs: BTreeSet::new(),
+            derived: BTreeSet::new(),
         }
     }
 
-    /// The record at `offset` has a fan-out that is to become durable. Said before a batch that covers
-    /// the record is.
-    pub(super) fn fan_out_begun(&mut self, offset: u64) {
-        self.fan_outs.insert(offset);
+    /// The record at `offset` makes one of `topic` that is to become durable. Said before a batch that
+    /// covers the record is.
+    pub(super) fn derived_begun(&mut self, offset: u64, topic: Topic) {
+        self.derived.insert((offset, topic));
     }
 
-    /// The fan-out of the record at `offset` is durable.
-    pub(super) fn fan_out_confirmed(&mut self, offset: u64) {
-        self.fan_outs.remove(&offset);
+    /// What the record at `offset` makes of `topic` is durable.
+    pub(super) fn derived_confirmed(&mut self, offset: u64, topic: Topic) {
+        self.derived.remove(&(offset, topic));
     }
 
     /// Everything else of the records below `end` is durable.
@@ -37,13 +40,13 @@ impl Position {
 
     /// Everything below is durable.
     pub(super) fn get(&self) -> u64 {
-        let first = self.fan_outs.first().copied();
-        first.map_or(self.covered, |first| first.min(self.covered))
+        let first = self.derived.first();
+        first.map_or(self.covered, |(first, _)| self.covered.min(*first))
     }
 
-    /// Fan-outs that are not confirmed.
-    pub(super) fn fan_outs(&self) -> usize {
-        self.fan_outs.len()
+    /// Derived records that are not confirmed.
+    pub(super) fn derived(&self) -> usize {
+        self.derived.len()
     }
 }
 
@@ -51,28 +54,42 @@ impl Position {
 mod tests {
     use super::*;
 
+    const TOPIC: Topic = Topic::Fanout;
+
     #[test]
-    fn the_position_waits_for_the_first_fan_out_that_is_not_durable() {
+    fn the_position_waits_for_the_first_derived_record_that_is_not_durable() {
         let mut position = Position::new(5);
         for offset in [5, 7, 9] {
-            position.fan_out_begun(offset);
+            position.derived_begun(offset, TOPIC);
         }
         position.cover(12);
         assert_eq!(position.get(), 5);
         // Not the number of those that are durable counts, but the first that is not.
-        position.fan_out_confirmed(7);
-        assert_eq!((position.get(), position.fan_outs()), (5, 2));
-        position.fan_out_confirmed(5);
+        position.derived_confirmed(7, TOPIC);
+        assert_eq!((position.get(), position.derived()), (5, 2));
+        position.derived_confirmed(5, TOPIC);
         assert_eq!(position.get(), 9);
-        position.fan_out_confirmed(9);
-        assert_eq!((position.get(), position.fan_outs()), (12, 0));
+        position.derived_confirmed(9, TOPIC);
+        assert_eq!((position.get(), position.derived()), (12, 0));
     }
 
     #[test]
-    fn a_fan_out_that_is_durable_moves_nothing_that_no_batch_covers() {
+    fn a_record_that_makes_others_for_two_topics_is_passed_once_both_are_durable() {
         let mut position = Position::new(5);
-        position.fan_out_begun(6);
-        position.fan_out_confirmed(6);
+        position.derived_begun(5, Topic::References);
+        position.derived_begun(5, Topic::Fanout);
+        position.cover(6);
+        position.derived_confirmed(5, Topic::Fanout);
+        assert_eq!((position.get(), position.derived()), (5, 1));
+        position.derived_confirmed(5, Topic::References);
+        assert_eq!((position.get(), position.derived()), (6, 0));
+    }
+
+    #[test]
+    fn a_derived_record_that_is_durable_moves_nothing_that_no_batch_covers() {
+        let mut position = Position::new(5);
+        position.derived_begun(6, TOPIC);
+        position.derived_confirmed(6, TOPIC);
         assert_eq!(position.get(), 5);
         position.cover(7);
         position.cover(6);

@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use proto::{error::v1::ErrorReason, log::v1::GroupInfoChange};
+use runtime::ids::BlobId;
 
 use crate::model::{Marks, Watermark};
 
@@ -23,6 +25,7 @@ enum Op {
         conversation: usize,
         by_high: bool,
         id: u8,
+        attached: Attached,
     },
     Marks {
         conversation: usize,
@@ -39,6 +42,11 @@ enum Op {
         id: u8,
         mentioned: Option<u8>,
         mentions_all: bool,
+        attached: Attached,
+    },
+    /// Of the blob service.
+    Barrier {
+        as_of: i64,
     },
     GroupMarks {
         of: u8,
@@ -51,6 +59,8 @@ enum Op {
         members: Vec<(u8, u32)>,
         announcement: bool,
         history_all: bool,
+        /// Of the first blobs, none, or what is no blob.
+        picture: Option<u8>,
     },
     Garbage,
     Ingest {
@@ -76,10 +86,13 @@ enum Op {
     Publish {
         node: usize,
     },
-    /// The log confirms one of the fan-outs.
-    FannedOut {
+    /// The log confirms one of the derived records.
+    Derived {
         node: usize,
         which: usize,
+    },
+    PassBarrier {
+        node: usize,
     },
     SavePosition {
         node: usize,
@@ -89,22 +102,51 @@ enum Op {
     },
 }
 
+/// The numbers of attachments, and whether a receipt of one has expired.
+type Attached = (Vec<u8>, bool);
+
+fn attached() -> impl Strategy<Value = Attached> {
+    let some = proptest::sample::subsequence(vec![1, 2, 3, 4], 1..4);
+    prop_oneof![
+        2 => Just((Vec::new(), false)),
+        2 => (some, proptest::bool::weighted(0.4)),
+    ]
+}
+
+fn said((attachments, is_expired): &Attached) -> Said {
+    Said {
+        attachments: attachments.clone(),
+        refused_unless_duplicate: match is_expired {
+            true => ErrorReason::ReceiptExpired as u32,
+            false => 0,
+        },
+        ..Said::default()
+    }
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let node = 0..2_usize;
     let members = proptest::collection::btree_map(1..6_u8, 0..4_u32, 0..4);
     prop_oneof![
-        4 => (0..3_usize, any::<bool>(), 0..10_u8)
-            .prop_map(|(conversation, by_high, id)| Op::Send { conversation, by_high, id }),
+        4 => (0..3_usize, any::<bool>(), 0..10_u8, attached()).prop_map(
+            |(conversation, by_high, id, attached)| Op::Send { conversation, by_high, id, attached }
+        ),
         1 => (0..3_usize, any::<bool>(), 0..12_u64, 0..12_u64).prop_map(
             |(conversation, by_high, delivered, read)| Op::Marks {
                 conversation, by_high, delivered, read,
             }
         ),
         1 => (0..10_u8).prop_map(|id| Op::Outsider { id }),
-        6 => (1..6_u8, 0..10_u8, proptest::option::weighted(0.2, 1..6_u8), proptest::bool::weighted(0.1))
-            .prop_map(|(by, id, mentioned, mentions_all)| Op::GroupSend {
-                by, id, mentioned, mentions_all,
-            }),
+        6 => (
+            1..6_u8,
+            0..10_u8,
+            proptest::option::weighted(0.2, 1..6_u8),
+            proptest::bool::weighted(0.1),
+            attached(),
+        ).prop_map(|(by, id, mentioned, mentions_all, attached)| Op::GroupSend {
+            by, id, mentioned, mentions_all, attached,
+        }),
+        1 => (0..9_i64).prop_map(|as_of| Op::Barrier { as_of }),
         2 => (1..6_u8, 0..20_u64, 0..20_u64)
             .prop_map(|(of, delivered, read)| Op::GroupMarks { of, delivered, read }),
         5 => (
@@ -112,8 +154,9 @@ fn op() -> impl Strategy<Value = Op> {
             members,
             proptest::bool::weighted(0.2),
             proptest::bool::weighted(0.2),
-        ).prop_map(|(ahead, members, announcement, history_all)| Op::GroupChange {
-            ahead, members: members.into_iter().collect(), announcement, history_all,
+            proptest::option::weighted(0.4, 0..4_u8),
+        ).prop_map(|(ahead, members, announcement, history_all, picture)| Op::GroupChange {
+            ahead, members: members.into_iter().collect(), announcement, history_all, picture,
         }),
         1 => Just(Op::Garbage),
         6 => (node.clone(), 1..5_usize).prop_map(|(node, count)| Op::Ingest { node, count }),
@@ -122,7 +165,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => node.clone().prop_map(|node| Op::Persist { node }),
         3 => node.clone().prop_map(|node| Op::Persisted { node }),
         3 => node.clone().prop_map(|node| Op::Publish { node }),
-        4 => (node.clone(), 0..8_usize).prop_map(|(node, which)| Op::FannedOut { node, which }),
+        5 => (node.clone(), 0..8_usize).prop_map(|(node, which)| Op::Derived { node, which }),
+        3 => node.clone().prop_map(|node| Op::PassBarrier { node }),
         2 => node.clone().prop_map(|node| Op::SavePosition { node }),
         1 => node.prop_map(|node| Op::Crash { node }),
     ]
@@ -145,10 +189,11 @@ impl World {
                 conversation,
                 by_high,
                 id,
+                attached,
             } => {
                 let conversation = self.conversations[*conversation];
-                let members = conversation.direct_members().unwrap();
-                self.send(conversation, members[usize::from(*by_high)], *id);
+                let sender = conversation.direct_members().unwrap()[usize::from(*by_high)];
+                self.say(conversation, sender, message_id(*id), said(attached));
             }
             Op::Outsider { id } => self.send(self.conversations[0], self.outsider, *id),
             Op::Marks {
@@ -166,10 +211,12 @@ impl World {
                 id,
                 mentioned,
                 mentions_all,
+                attached,
             } => {
                 let said = Said {
                     mentioned: mentioned.iter().map(|number| user(*number)).collect(),
                     mentions_all: *mentions_all,
+                    ..said(attached)
                 };
                 self.say(self.group, user(*by), message_id(*id), said);
             }
@@ -183,14 +230,25 @@ impl World {
                 members,
                 announcement,
                 history_all,
+                picture,
             } => {
                 let next = self.group_version + 1;
                 let version = next.saturating_add_signed(*ahead).max(1);
                 // More would make some forget their oldest windows.
                 if version < 24 {
-                    self.change(version, change(members, *announcement, *history_all));
+                    let mut change = change(members, *announcement, *history_all);
+                    change.info = picture.map(|number| GroupInfoChange {
+                        picture: Some(match number {
+                            0 => String::new(),
+                            1 => "https://example.org/picture".to_owned(),
+                            blob => BlobId::from_bytes([blob; 16]).to_string(),
+                        }),
+                        ..GroupInfoChange::default()
+                    });
+                    self.change(version, change);
                 }
             }
+            Op::Barrier { as_of } => self.barrier(*as_of),
             Op::Garbage => self.append(Bytes::from_static(b"\xff garbage")),
             Op::Ingest { node, count } => self.ingest(*node, *count),
             Op::Read { node } => self.read(*node),
@@ -198,7 +256,8 @@ impl World {
             Op::Persist { node } => self.persist(*node),
             Op::Persisted { node } => self.persisted(*node),
             Op::Publish { node } => self.publish(*node),
-            Op::FannedOut { node, which } => self.fanned_out(*node, *which),
+            Op::Derived { node, which } => self.derived(*node, *which),
+            Op::PassBarrier { node } => self.pass_barrier(*node),
             Op::SavePosition { node } => self.save(*node),
             Op::Crash { node } => self.crash(*node),
         }

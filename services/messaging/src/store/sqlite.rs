@@ -37,6 +37,7 @@ impl SqliteStore {
             M::up(include_str!("../../migrations/sqlite/0001_initial.sql")),
             M::up(include_str!("../../migrations/sqlite/0002_groups.sql")),
             M::up(include_str!("../../migrations/sqlite/0003_deferred.sql")),
+            M::up(include_str!("../../migrations/sqlite/0004_attachments.sql")),
         ];
         let database = Database::open(path, &Migrations::new(migrations))?;
         Ok(Self { database })

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use event_log::Topic;
 use proto::{error::v1::ErrorReason, messaging::v1::server_frame::Frame};
 use runtime::ids::{ConversationId, UserId};
 
-use super::{FanOut, Io, Output, Pending, Slot};
+use super::{Derived, Io, Output, Pending, Slot};
 use crate::{
     codec::{self, GroupChange, Send},
     limits::WINDOWS_MAX,
@@ -35,14 +36,20 @@ impl Io {
             };
             // Otherwise it was not this record that was carried out.
             if let Some(event) = named.filter(|event| event.log_offset == at.offset) {
-                self.fan_out(at, &event, 0);
+                self.hand_out_change(at, change, &event);
             }
         } else if is_group && change.version == slot.state.group.version + 1 {
             let event = self.carry_out(slot, at, change);
-            self.fan_out(at, &event, 0);
+            self.hand_out_change(at, change, &event);
         }
         self.applied(slot, at.offset);
         true
+    }
+
+    /// The event of a change, for the members, and the picture that the group has by it.
+    fn hand_out_change(&mut self, at: &Pending, change: &GroupChange, event: &Event) {
+        self.fan_out(at, event, 0);
+        self.refer_to_picture(at, event.conversation, change);
     }
 
     /// Gives the change its place.
@@ -87,7 +94,7 @@ impl Io {
             except_session_id,
             Some(fanout),
         );
-        self.push_fan_out(at, event.conversation, payload);
+        self.derive(Topic::Fanout, at, event.conversation, payload);
     }
 
     /// A frame without an event, for the members as they are now.
@@ -95,11 +102,19 @@ impl Io {
         let conversation = slot.state.conversation;
         let version = slot.state.group.version;
         let payload = codec::encode_fanout(conversation, version, frame, 0, None);
-        self.push_fan_out(at, conversation, payload);
+        self.derive(Topic::Fanout, at, conversation, payload);
     }
 
-    fn push_fan_out(&mut self, at: &Pending, conversation: ConversationId, payload: Bytes) {
-        self.outputs.push(Output::FanOut(FanOut {
+    /// A record of another topic that this one makes.
+    pub(super) fn derive(
+        &mut self,
+        topic: Topic,
+        at: &Pending,
+        conversation: ConversationId,
+        payload: Bytes,
+    ) {
+        self.outputs.push(Output::Derived(Derived {
+            topic,
             offset: at.offset,
             conversation,
             payload,

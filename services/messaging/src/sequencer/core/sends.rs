@@ -23,7 +23,7 @@ impl Io {
     ) -> bool {
         if let Some(reason) = never(&slot.state, send) {
             if !replay {
-                self.reject(slot, send, reason);
+                self.reject(slot, send, reason as u32);
             }
             self.applied(slot, at.offset);
             return true;
@@ -56,7 +56,13 @@ impl Io {
         if slot.state.conversation.group_id().is_some()
             && let Err(reason) = groups::judge(&slot.state, send)
         {
-            self.reject(slot, send, reason);
+            self.reject(slot, send, reason as u32);
+            self.applied(slot, at.offset);
+            return true;
+        }
+        if send.refused_unless_duplicate != 0 {
+            // The edge has judged by its clock, once for all readers (I2).
+            self.reject(slot, send, send.refused_unless_duplicate);
             self.applied(slot, at.offset);
             return true;
         }
@@ -129,8 +135,8 @@ impl Io {
     }
 
     /// A rejection is not sent again: its record counts as applied with the next batch.
-    fn reject(&mut self, slot: &mut Slot, send: &Send, reason: ErrorReason) {
-        self.answer(slot, send, log::verdict::Verdict::Rejected(reason as u32));
+    fn reject(&mut self, slot: &mut Slot, send: &Send, reason: u32) {
+        self.answer(slot, send, log::verdict::Verdict::Rejected(reason));
         self.touch(slot);
     }
 
@@ -149,8 +155,9 @@ impl Io {
         });
     }
 
-    /// The event of a message, for those who are to see it.
+    /// The event of a message, for those who are to see it, and what it refers to.
     fn hand_out(&mut self, at: &Pending, event: &Event, send: &Send) {
+        self.refer_to_attachments(at, event, send);
         if event.conversation.group_id().is_some() {
             self.fan_out(at, event, send.origin.session_id);
             return;

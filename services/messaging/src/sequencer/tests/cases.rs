@@ -7,7 +7,7 @@ use proto::log::v1::{MessagesRecord, verdict::Verdict};
 use runtime::ids::MessageId;
 
 use super::world::{World, user};
-use crate::codec::{self, MessageBody, Origin};
+use crate::codec::{self, MessageBody, Origin, Send};
 
 pub(super) fn accepted(world: &World, offset: u64) -> proto::log::v1::Accepted {
     match world.verdicts[&offset][0] {
@@ -131,7 +131,14 @@ fn what_is_not_in_the_store_yet_is_bounded() {
             text: "x".to_owned(),
             ..MessageBody::default()
         };
-        let payload = codec::encode_send(world.conversations[0], user(1), id, body, origin);
+        let send = Send {
+            sender: user(1),
+            message_id: id,
+            body,
+            refused_unless_duplicate: 0,
+            origin,
+        };
+        let payload = codec::encode_send(world.conversations[0], send);
         core.ingest(&Record {
             offset: taken + 1,
             payload,

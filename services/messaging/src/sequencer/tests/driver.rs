@@ -32,7 +32,7 @@ use super::{
     world::{Said, World, change, user},
 };
 use crate::{
-    limits::{FANOUTS_MAX, INGEST_MAX, POSITION_INTERVAL},
+    limits::{DERIVED_MAX, INGEST_MAX, POSITION_INTERVAL},
     model::{ConversationHead, ConversationState, Event, InboxChange, InboxHead, InboxRow},
     sequencer::partition::{Context, Owned, run},
     store::{
@@ -413,7 +413,7 @@ async fn a_partition_starts_again_from_the_position_of_a_store_that_went_back() 
 async fn a_partition_whose_fan_outs_are_refused_stops_reading_and_goes_on_by_itself() {
     let running = Running::start(true);
     let mut world = history();
-    let all = FANOUTS_MAX + 4 * INGEST_MAX;
+    let all = DERIVED_MAX + 4 * INGEST_MAX;
     for number in 0..all as u64 {
         let id = MessageId::from_bytes((u128::MAX / 2 + u128::from(number)).to_be_bytes());
         world.say(world.group, user(1), id, Said::default());
@@ -422,10 +422,10 @@ async fn a_partition_whose_fan_outs_are_refused_stops_reading_and_goes_on_by_its
     *running.log.records.lock() = world.log;
     let read = |r: &Running| r.log.read.load(Ordering::SeqCst);
     running
-        .eventually("many wait", |r| read(r) >= FANOUTS_MAX)
+        .eventually("many wait", |r| read(r) >= DERIVED_MAX)
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(read(&running) <= FANOUTS_MAX + INGEST_MAX, "it reads on");
+    assert!(read(&running) <= DERIVED_MAX + INGEST_MAX, "it reads on");
     running.log.refuses.store(false, Ordering::SeqCst);
     running
         .eventually("the position is at the end", |r| r.position() == end)

@@ -175,6 +175,7 @@ fn only_members_are_mentioned_and_only_admins_mention_all() {
         let said = Said {
             mentioned,
             mentions_all,
+            ..Said::default()
         };
         world.say(world.group, user(number), message_id(id), said);
         world.settle();
@@ -290,7 +291,8 @@ fn marks_of_a_large_group_are_kept_and_not_pushed() {
         world.read(0);
         world.arrive(0);
         let outputs = world.nodes[0].core.take_outputs();
-        let fan_outs = outputs.iter().filter(|o| matches!(o, Output::FanOut(_)));
+        let fan_outs = outputs.iter();
+        let fan_outs = fan_outs.filter(|o| matches!(o, Output::Derived(_)));
         assert_eq!(fan_outs.count(), 1 + pushed, "the message, and the marks");
         let batch = world.nodes[0].core.cut().unwrap();
         let members = &batch.sequenced.conversations[0].state.members;

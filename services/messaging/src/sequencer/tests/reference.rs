@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use event_log::Record;
 use proto::{
     error::v1::ErrorReason,
-    log::v1::{Accepted, verdict::Verdict},
+    log::v1::{self as log, Accepted, references_record, verdict::Verdict},
 };
-use runtime::ids::{ConversationId, MessageId, UserId};
+use runtime::ids::{BlobId, ConversationId, MessageId, UserId};
 
 use crate::{
-    codec::{self, Action, GroupChange, Send},
+    codec::{self, Action, GroupChange, MessagesRecord, Send},
     model::{Event, EventKind, GroupState, InboxRow, Marks, Role, Watermark},
 };
 
@@ -22,7 +22,9 @@ pub(super) struct Expected {
     /// By offset; without rejections, which are not sent again after a crash.
     pub(super) verdicts: BTreeMap<u64, Verdict>,
     /// What was refused, and why, by offset.
-    pub(super) rejections: BTreeMap<u64, ErrorReason>,
+    pub(super) rejections: BTreeMap<u64, u32>,
+    /// What refers to blobs, by the offset of its record: one at most.
+    pub(super) references: BTreeMap<u64, references_record::Record>,
     /// Of direct conversations.
     pub(super) rows: BTreeMap<(UserId, ConversationId), InboxRow>,
     pub(super) groups: BTreeMap<ConversationId, Group>,
@@ -146,17 +148,13 @@ impl Conversation {
         event
     }
 
-    fn send(
-        &mut self,
-        at: (ConversationId, &Record),
-        send: &Send,
-    ) -> Result<Accepted, ErrorReason> {
+    fn send(&mut self, at: (ConversationId, &Record), send: &Send) -> Result<Accepted, u32> {
         let is_group = at.0.group_id().is_some();
         if !is_group && at.0.peer_of(send.sender).is_none() {
-            return Err(ErrorReason::NotAMember);
+            return Err(ErrorReason::NotAMember as u32);
         }
         if is_group && send.message_id.is_of_change() {
-            return Err(ErrorReason::FieldMalformed);
+            return Err(ErrorReason::FieldMalformed as u32);
         }
         let mut events = self.events.iter();
         let first = events
@@ -167,7 +165,10 @@ impl Conversation {
             && !duplicate
             && let Some(reason) = self.group.refuses(send)
         {
-            return Err(reason);
+            return Err(reason as u32);
+        }
+        if !duplicate && send.refused_unless_duplicate > 0 {
+            return Err(send.refused_unless_duplicate);
         }
         let event = first.unwrap_or_else(|| {
             let body = codec::encode_body(&send.body, self.group.state.version);
@@ -234,12 +235,39 @@ impl Conversation {
     }
 }
 
+/// What an accepted message refers to.
+fn refers(id: ConversationId, seq: u64, send: &Send) -> Option<references_record::Record> {
+    let attachments = &send.body.attachments;
+    let event = log::EventReferences {
+        conversation_id: id.as_bytes().to_vec(),
+        seq,
+        blob_ids: attachments.iter().map(|a| a.blob_id.clone()).collect(),
+        removed: false,
+    };
+    (!attachments.is_empty()).then_some(references_record::Record::Event(event))
+}
+
+/// What a change that was carried out refers to.
+fn shows(id: ConversationId, change: &GroupChange) -> Option<references_record::Record> {
+    let picture = change.record.info.clone()?.picture?;
+    let blob = BlobId::parse(&picture).ok();
+    if blob.is_none() && !picture.is_empty() {
+        return None;
+    }
+    Some(references_record::Record::GroupPicture(log::GroupPicture {
+        group_id: id.group_id()?.as_bytes().to_vec(),
+        version: change.version,
+        blob_id: blob.map_or_else(Vec::new, |blob| blob.as_bytes().to_vec()),
+    }))
+}
+
 /// Applies every record in order.
 pub(super) fn expect(log: &[Record]) -> Expected {
     let mut expected = Expected::default();
     let mut conversations: BTreeMap<ConversationId, Conversation> = BTreeMap::new();
     for record in log {
-        let Ok(decoded) = codec::decode_messages(&record.payload) else {
+        let decoded = codec::decode_messages(&record.payload);
+        let Ok(MessagesRecord::Conversation(decoded)) = decoded else {
             continue;
         };
         let id = decoded.conversation;
@@ -247,6 +275,10 @@ pub(super) fn expect(log: &[Record]) -> Expected {
         match decoded.action {
             Action::Send(send) => match conversation.send((id, record), &send) {
                 Ok(accepted) => {
+                    let references = refers(id, accepted.seq, &send);
+                    if let Some(references) = references.filter(|_| !accepted.duplicate) {
+                        expected.references.insert(record.offset, references);
+                    }
                     let verdict = Verdict::Accepted(accepted);
                     expected.verdicts.insert(record.offset, verdict);
                 }
@@ -265,6 +297,9 @@ pub(super) fn expect(log: &[Record]) -> Expected {
                     conversation.push((id, record), EventKind::GroupChange, name, body);
                     let end = conversation.end();
                     conversation.group.change(&change, end);
+                    if let Some(references) = shows(id, &change) {
+                        expected.references.insert(record.offset, references);
+                    }
                 }
             }
         }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use event_log::Record;
+use event_log::{Record, Topic};
 use prost::Message;
 use proto::{
-    log::v1::{self as log, verdict::Verdict},
+    log::v1::{self as log, references_record, verdict::Verdict},
     messaging::v1::{ServerFrame, server_frame::Frame},
 };
 use runtime::ids::{ConversationId, GroupId, MessageId, UserId};
@@ -16,10 +16,11 @@ use super::{
     store::Store,
 };
 use crate::{
-    codec::{self, MessageBody, Origin},
+    codec::{self, MessageBody, Origin, Send, attachments::tests::attachment},
     model::{ConversationState, Event, EventKind, InboxChange, InboxRow, Marks, Watermark},
     sequencer::{
-        core::{Batch, Core, FanOut, Name, Output},
+        barriers::Barriers,
+        core::{Batch, Core, Derived, Name, Output},
         position::Position,
     },
     wire,
@@ -42,7 +43,9 @@ pub(super) struct Node {
     /// What must be published before the position may cover it.
     publishing: Option<(Vec<InboxChange>, u64)>,
     /// What the log has not confirmed yet.
-    fanning_out: Vec<FanOut>,
+    pub(super) deriving: Vec<Derived>,
+    /// What waits for the position.
+    barriers: Barriers,
     position: Position,
 }
 
@@ -55,7 +58,8 @@ impl Node {
             arriving: Vec::new(),
             told: None,
             publishing: None,
-            fanning_out: Vec::new(),
+            deriving: Vec::new(),
+            barriers: Barriers::default(),
             position: Position::new(position),
         }
     }
@@ -70,6 +74,9 @@ impl Node {
 pub(super) struct Said {
     pub(super) mentioned: Vec<UserId>,
     pub(super) mentions_all: bool,
+    /// The numbers of its attachments.
+    pub(super) attachments: Vec<u8>,
+    pub(super) refused_unless_duplicate: u32,
 }
 
 /// Everything, and what came of it.
@@ -84,7 +91,9 @@ pub(super) struct World {
     pub(super) nodes: [Node; 2],
     inbox: Vec<InboxChange>,
     /// Confirmed.
-    pub(super) fanned_out: Vec<FanOut>,
+    pub(super) fanned_out: Vec<Derived>,
+    /// The topic `references`: the offset of what each record comes of, and the record.
+    pub(super) references: Vec<(u64, references_record::Record)>,
     /// Verdicts by the offset of their record.
     pub(super) verdicts: BTreeMap<u64, Vec<Verdict>>,
 }
@@ -131,6 +140,7 @@ impl World {
             nodes: [Node::start(0), Node::start(0)],
             inbox: Vec::new(),
             fanned_out: Vec::new(),
+            references: Vec::new(),
             verdicts: BTreeMap::new(),
         }
     }
@@ -178,8 +188,27 @@ impl World {
             text: format!("{id} at {offset}"),
             mentioned: said.mentioned,
             mentions_all: said.mentions_all,
+            attachments: said.attachments.into_iter().map(attachment).collect(),
         };
-        self.append(codec::encode_send(conversation, sender, id, body, origin));
+        let send = Send {
+            sender,
+            message_id: id,
+            body,
+            refused_unless_duplicate: said.refused_unless_duplicate,
+            origin,
+        };
+        self.append(codec::encode_send(conversation, send));
+    }
+
+    pub(super) fn barrier(&mut self, as_of_unix_ms: i64) {
+        let record = log::MessagesRecord {
+            schema_version: codec::SCHEMA_VERSION,
+            conversation_id: Vec::new(),
+            record: Some(log::messages_record::Record::ReferenceBarrier(
+                log::ReferenceBarrier { as_of_unix_ms },
+            )),
+        };
+        self.append(record.encode_to_vec().into());
     }
 
     pub(super) fn marks(&mut self, conversation: ConversationId, user: UserId, marks: Marks) {
@@ -258,13 +287,20 @@ impl World {
                     let members = conversation.direct_members().expect("groups fan out");
                     assert_eq!(broadcast.users[..], members);
                 }
-                Output::FanOut(fan_out) => {
-                    assert_eq!(fan_out.conversation, self.group);
-                    let before = node.fanning_out.last();
-                    assert!(before.is_none_or(|before| before.offset < fan_out.offset));
-                    node.position.fan_out_begun(fan_out.offset);
-                    node.fanning_out.push(fan_out);
+                Output::Derived(derived) => {
+                    if derived.topic == Topic::Fanout {
+                        assert_eq!(derived.conversation, self.group);
+                    }
+                    let mut before = node.deriving.iter();
+                    let same = |d: &&Derived| {
+                        (d.topic, d.conversation) == (derived.topic, derived.conversation)
+                    };
+                    let before = before.rfind(same);
+                    assert!(before.is_none_or(|before| before.offset < derived.offset));
+                    node.position.derived_begun(derived.offset, derived.topic);
+                    node.deriving.push(derived);
                 }
+                Output::Barrier(barrier) => node.barriers.add(barrier),
             }
         }
     }
@@ -301,18 +337,55 @@ impl World {
         }
     }
 
-    pub(super) fn fanned_out(&mut self, node: usize, which: usize) {
+    pub(super) fn derived(&mut self, node: usize, which: usize) {
         let node = &mut self.nodes[node];
-        if !node.fanning_out.is_empty() {
-            let fan_out = node.fanning_out.remove(which % node.fanning_out.len());
-            node.position.fan_out_confirmed(fan_out.offset);
-            self.fanned_out.push(fan_out);
+        if node.deriving.is_empty() {
+            return;
         }
+        let derived = node.deriving.remove(which % node.deriving.len());
+        node.position
+            .derived_confirmed(derived.offset, derived.topic);
+        if derived.topic == Topic::Fanout {
+            return self.fanned_out.push(derived);
+        }
+        assert_eq!(derived.topic, Topic::References);
+        let record = log::ReferencesRecord::decode(derived.payload).unwrap();
+        assert_eq!(record.schema_version, codec::REFERENCES_VERSION);
+        let key = match record.record.as_ref().unwrap() {
+            references_record::Record::Event(event) => event.conversation_id.clone(),
+            _ => self.group.as_bytes().to_vec(),
+        };
+        assert_eq!(derived.conversation.as_bytes()[..], key);
+        self.references
+            .push((derived.offset, record.record.unwrap()));
+    }
+
+    /// The node passes a barrier on, if it may: everything that is before it refers by now.
+    pub(super) fn pass_barrier(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        let Some(barrier) = node.barriers.reached(node.position.get()) else {
+            return;
+        };
+        let expected = expect(&self.log);
+        for (offset, references) in expected.references.range(..barrier.offset) {
+            let is_there = self.references.contains(&(*offset, references.clone()));
+            assert!(is_there, "a barrier came before what {offset} refers to");
+        }
+        let as_of_unix_ms = barrier.as_of_unix_ms;
+        let said = self.log.iter().filter(|r| r.offset <= barrier.offset);
+        let mut said = said.map(|record| codec::decode_messages(&record.payload));
+        let is_said = said.any(|said| said == Ok(codec::MessagesRecord::Barrier { as_of_unix_ms }));
+        assert!(is_said, "nobody said {as_of_unix_ms} before {barrier:?}");
+        let passed = log::ReferenceBarrier { as_of_unix_ms };
+        let passed = references_record::Record::Barrier(passed);
+        self.references.push((barrier.offset, passed));
     }
 
     pub(super) fn save(&mut self, node: usize) {
         self.store.position = self.store.position.max(self.nodes[node].position.get());
-        self.check_fan_outs(&expect(&self.log));
+        let expected = expect(&self.log);
+        self.check_fan_outs(&expected);
+        self.check_references(&expected);
     }
 
     pub(super) fn crash(&mut self, node: usize) {
@@ -329,9 +402,10 @@ impl World {
                 self.persist(node);
                 self.persisted(node);
                 self.publish(node);
-                while !self.nodes[node].fanning_out.is_empty() {
-                    self.fanned_out(node, 0);
+                while !self.nodes[node].deriving.is_empty() {
+                    self.derived(node, 0);
                 }
+                self.pass_barrier(node);
                 let end = self.log.last().map_or(0, |last| last.offset + 1);
                 if self.nodes[node].position.get() == end {
                     break;
@@ -372,7 +446,7 @@ impl World {
             );
         }
         for (offset, reason) in &expected.rejections {
-            let rejected = Verdict::Rejected(*reason as u32);
+            let rejected = Verdict::Rejected(*reason);
             for got in self.verdicts.get(offset).into_iter().flatten() {
                 assert_eq!(*got, rejected, "at {offset}");
             }
@@ -414,7 +488,6 @@ impl World {
         let mut seen = BTreeSet::new();
         for fan_out in &self.fanned_out {
             let record = log::FanoutRecord::decode(&fan_out.payload[..]).unwrap();
-            assert_eq!(record.schema_version, codec::FANOUT_VERSION);
             assert_eq!(record.conversation_id, fan_out.conversation.as_bytes());
             let Some(got) = record.event else {
                 continue;
@@ -434,6 +507,15 @@ impl World {
                 log::event_body::Kind::Message(body) => {
                     assert_eq!(record.except_session_id, SESSION);
                     let preview = got.preview.unwrap();
+                    let videos = body.attachments.iter();
+                    let videos = videos.filter(|a| a.media_type.starts_with("video/"));
+                    let counts = (body.attachments.len() as u32, videos.count() as u32);
+                    assert_eq!((preview.attachment_count, preview.video_count), counts);
+                    let version = match counts.0 {
+                        0 => codec::FANOUT_VERSION,
+                        _ => codec::FANOUT_VERSION_ATTACHMENTS,
+                    };
+                    assert_eq!(record.schema_version, version);
                     assert_eq!((preview.seq, preview.text), (event.seq, body.text));
                     assert_eq!(got.mentioned_ids, body.mentioned_ids);
                     assert_eq!(got.mentions_all, body.mentions_all);
@@ -452,6 +534,20 @@ impl World {
                 let is_seen = seen.contains(&(event.conversation, event.seq));
                 assert!(is_seen, "the position passed {} unsent", event.seq);
             }
+        }
+    }
+
+    /// What was confirmed is right, each time that it was made, and whatever the position has passed is
+    /// among it.
+    fn check_references(&self, expected: &Expected) {
+        for (offset, record) in &self.references {
+            if !matches!(record, references_record::Record::Barrier(_)) {
+                assert_eq!(Some(record), expected.references.get(offset), "at {offset}");
+            }
+        }
+        for (offset, record) in expected.references.range(..self.store.position) {
+            let is_there = self.references.contains(&(*offset, record.clone()));
+            assert!(is_there, "the position passed what {offset} refers to");
         }
     }
 

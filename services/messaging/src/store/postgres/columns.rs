@@ -15,6 +15,12 @@ pub(super) fn to_column(number: u64) -> Result<i64, StoreError> {
         .map_err(|_| StoreError::Corrupt(format!("{number} is more than the store can hold")))
 }
 
+/// A count as a column holds it. Fails above `i32::MAX`.
+pub(super) fn to_count(count: u32) -> Result<i32, StoreError> {
+    i32::try_from(count)
+        .map_err(|_| StoreError::Corrupt(format!("{count} is more than the store can hold")))
+}
+
 /// How many rows a statement may answer.
 pub(super) fn to_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
@@ -45,6 +51,11 @@ impl<'r> Columns<'r> {
         let integer = self.integer(at)?;
         u64::try_from(integer)
             .map_err(|_| StoreError::Corrupt(format!("{integer} is not a number from 0 on")))
+    }
+
+    pub(super) fn count(&self, at: usize) -> Result<u32, StoreError> {
+        let integer: i32 = self.get(at)?;
+        u32::try_from(integer).map_err(|_| StoreError::Corrupt(format!("{integer} is not a count")))
     }
 
     pub(super) fn small(&self, at: usize) -> Result<i16, StoreError> {

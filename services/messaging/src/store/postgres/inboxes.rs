@@ -40,7 +40,7 @@ macro_rules! head_and_row_columns {
         i.own_read_message_index, i.peer_delivered_seq, i.peer_delivered_message_index,
         i.peer_read_seq, i.peer_read_message_index, i.joined_seq, i.left_seq, i.preview_sender,
         i.preview_message_id, i.preview_seq, i.preview_time_unix_ms, i.preview_text,
-        i.preview_joined, i.deferred_seq"
+        i.preview_joined, i.deferred_seq, i.preview_attachment_count, i.preview_video_count"
     };
 }
 
@@ -341,6 +341,8 @@ fn read_row(columns: &Columns<'_>) -> Result<Option<InboxRow>, StoreError> {
                 .map_err(|error| StoreError::Corrupt(error.to_string()))?
                 .to_owned(),
             joined: columns.flag(22)?,
+            attachment_count: columns.count(24)?,
+            video_count: columns.count(25)?,
         })
     };
     Ok(Some(InboxRow {

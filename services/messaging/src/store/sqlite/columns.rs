@@ -33,6 +33,11 @@ impl Columns<'_> {
             .map_err(|_| StoreError::Corrupt(format!("{integer} is not a number from 0 on")))
     }
 
+    pub(super) fn count(&self, at: usize) -> Result<u32, StoreError> {
+        let integer = self.integer(at)?;
+        u32::try_from(integer).map_err(|_| StoreError::Corrupt(format!("{integer} is not a count")))
+    }
+
     /// 0 or 1.
     pub(super) fn flag(&self, at: usize) -> Result<bool, StoreError> {
         match self.integer(at)? {

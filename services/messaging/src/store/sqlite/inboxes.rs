@@ -20,7 +20,7 @@ const UPDATE_HEAD: &str =
     "UPDATE inbox_heads SET version = ?2, unread_total = ?3 WHERE user_no = ?1";
 
 /// Where `row_no` is, after what [`read_row`] reads.
-const ROW_NO_AT: usize = 21;
+const ROW_NO_AT: usize = 23;
 
 /// What [`read_row`] reads, in its order; `row_no` comes after it where it is wanted.
 macro_rules! row_columns {
@@ -32,7 +32,8 @@ macro_rules! row_columns {
         own_delivered_seq, own_delivered_message_index, own_read_seq, own_read_message_index,
         peer_delivered_seq, peer_delivered_message_index, peer_read_seq, peer_read_message_index,
         joined_seq, left_seq, deferred_seq, preview_sender, preview_message_id, preview_seq,
-        preview_time_unix_ms, preview_text, preview_joined")
+        preview_time_unix_ms, preview_text, preview_joined, preview_attachment_count,
+        preview_video_count")
     };
 }
 
@@ -57,7 +58,7 @@ const INSERT_ROW: &str = concat!(
     "INSERT INTO inbox (",
     row_columns!(),
     ", user_no) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-        ?17, ?18, ?19, ?20, ?21, ?22)"
+        ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)"
 );
 
 const UPDATE_ROW: &str = "UPDATE inbox SET version = ?2, last_seq = ?3, last_message_index = ?4,
@@ -66,7 +67,8 @@ const UPDATE_ROW: &str = "UPDATE inbox SET version = ?2, last_seq = ?3, last_mes
         peer_delivered_seq = ?9, peer_delivered_message_index = ?10,
         peer_read_seq = ?11, peer_read_message_index = ?12, joined_seq = ?13, left_seq = ?14,
         deferred_seq = ?15, preview_sender = ?16, preview_message_id = ?17, preview_seq = ?18,
-        preview_time_unix_ms = ?19, preview_text = ?20, preview_joined = ?21
+        preview_time_unix_ms = ?19, preview_text = ?20, preview_joined = ?21,
+        preview_attachment_count = ?22, preview_video_count = ?23
     WHERE row_no = ?1";
 
 /// As [`UPDATE_ROW`] where the preview stays: the list keeps its order, its index is not written.
@@ -412,9 +414,11 @@ impl<'c> Write<'c> {
             statement.raw_bind_parameter(19, preview.map(|p| p.time_unix_ms))?;
             statement.raw_bind_parameter(20, preview.map(|p| p.text.as_str()))?;
             statement.raw_bind_parameter(21, preview.is_some_and(|p| p.joined))?;
+            statement.raw_bind_parameter(22, preview.map_or(0, |p| p.attachment_count))?;
+            statement.raw_bind_parameter(23, preview.map_or(0, |p| p.video_count))?;
         }
         if touched.stored.is_none() {
-            statement.raw_bind_parameter(22, user_no)?;
+            statement.raw_bind_parameter(24, user_no)?;
         }
         statement.raw_execute()?;
         Ok(())
@@ -553,6 +557,8 @@ fn read_row(columns: &Columns<'_>) -> Result<InboxRow, StoreError> {
             time_unix_ms: columns.integer(18)?,
             text: columns.text(19)?.to_owned(),
             joined: columns.flag(20)?,
+            attachment_count: columns.count(21)?,
+            video_count: columns.count(22)?,
         })
     };
     Ok(InboxRow {

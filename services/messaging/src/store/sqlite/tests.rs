@@ -112,6 +112,8 @@ fn change(me: u8, other: u8, seq: u64) -> InboxChange {
             time_unix_ms: 1_000,
             text: "text".to_owned(),
             joined: false,
+            attachment_count: 0,
+            video_count: 0,
         }),
         own: Marks::default(),
         peer: Marks::default(),
@@ -303,6 +305,8 @@ async fn what_cannot_be_read_is_corrupt() {
         "inbox SET joined_seq = -1",
         "inbox SET left_seq = -1",
         "inbox SET preview_joined = 2",
+        "inbox SET preview_attachment_count = -1",
+        "inbox SET preview_video_count = 4294967296",
         "inbox SET conversation_id = zeroblob(33)",
         "inbox SET last_seq = -1",
         "inbox SET preview_sender = NULL",
@@ -417,7 +421,13 @@ async fn a_store_from_before_groups_is_read_as_it_was_and_goes_on() {
         (row.joined_seq, row.left_seq, row.has_left()),
         (0, 0, false)
     );
-    assert!(!row.preview.unwrap().joined);
+    let preview = row.preview.unwrap();
+    let of_before = (
+        preview.joined,
+        preview.attachment_count,
+        preview.video_count,
+    );
+    assert_eq!(of_before, (false, 0, 0));
     // It goes on from there.
     let batch = SequencedBatch {
         events: vec![event(with, 2)],

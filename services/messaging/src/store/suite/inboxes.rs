@@ -29,6 +29,8 @@ pub(super) fn message(
             time_unix_ms,
             text: format!("text of {seq}"),
             joined: false,
+            attachment_count: 0,
+            video_count: 0,
         }),
         own: Marks::default(),
         peer: Marks::default(),
@@ -83,6 +85,7 @@ pub(crate) async fn a_change_makes_a_row_and_answers_it(fixture: &mut impl Fixtu
     preview.text = "\u{0}, 'quoted', \u{1f600}".to_owned();
     preview.message_id = message_id(u128::MAX);
     preview.joined = true;
+    (preview.attachment_count, preview.video_count) = (10, 9);
     change.own.delivered = at(NUMBER_MAX);
     change.peer.read = at(2);
     change.joined_seq = NUMBER_MAX;
@@ -168,6 +171,8 @@ pub(crate) async fn where_a_user_joined_and_left_only_rises(fixture: &mut impl F
         time_unix_ms: 1_000,
         text: String::new(),
         joined: true,
+        attachment_count: 0,
+        video_count: 0,
     });
     let mut message = joining.clone();
     let preview = message.preview.as_mut().unwrap();
@@ -317,6 +322,8 @@ fn any_change() -> impl Strategy<Value = InboxChange> {
                 time_unix_ms,
                 text: format!("text of {seq}"),
                 joined: seq % 3 == 0,
+                attachment_count: (seq % 5) as u32,
+                video_count: (seq % 2) as u32,
             }),
             own,
             peer,

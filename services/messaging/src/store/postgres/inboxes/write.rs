@@ -10,7 +10,7 @@ use crate::{
     model::InboxRow,
     store::{
         StoreError,
-        postgres::columns::{Columns, message_column, to_column, user_column},
+        postgres::columns::{Columns, message_column, to_column, to_count, user_column},
     },
 };
 
@@ -31,12 +31,13 @@ pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
             own_delivered_seq, own_delivered_message_index, own_read_seq, own_read_message_index,
             peer_delivered_seq, peer_delivered_message_index, peer_read_seq,
             peer_read_message_index, joined_seq, left_seq, deferred_seq, preview_sender,
-            preview_message_id, preview_seq, preview_time_unix_ms, preview_text, preview_joined)
+            preview_message_id, preview_seq, preview_time_unix_ms, preview_text, preview_joined,
+            preview_attachment_count, preview_video_count)
         SELECT g.* FROM unnest($5::uuid[], $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[],
             $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
             $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
             $20::bigint[], $21::uuid[], $22::uuid[], $23::bigint[], $24::bigint[], $25::bytea[],
-            $26::boolean[]) AS g(user_id)
+            $26::boolean[], $27::integer[], $28::integer[]) AS g(user_id)
         JOIN written ON written.user_id = g.user_id
         ON CONFLICT (user_id, conversation_id) DO UPDATE SET
             version = excluded.version,
@@ -58,7 +59,9 @@ pub(in crate::store::postgres) const WRITE: &str = "WITH written AS (
             preview_seq = excluded.preview_seq,
             preview_time_unix_ms = excluded.preview_time_unix_ms,
             preview_text = excluded.preview_text,
-            preview_joined = excluded.preview_joined
+            preview_joined = excluded.preview_joined,
+            preview_attachment_count = excluded.preview_attachment_count,
+            preview_video_count = excluded.preview_video_count
     )
     SELECT user_id FROM written";
 
@@ -131,6 +134,8 @@ struct RowColumns<'b> {
     preview_times: Vec<Option<i64>>,
     preview_texts: Vec<Option<&'b [u8]>>,
     preview_joineds: Vec<bool>,
+    preview_attachment_counts: Vec<i32>,
+    preview_video_counts: Vec<i32>,
 }
 
 impl<'b> RowColumns<'b> {
@@ -176,6 +181,10 @@ impl<'b> RowColumns<'b> {
         self.preview_times.push(preview.map(|p| p.time_unix_ms));
         self.preview_texts.push(preview.map(|p| p.text.as_bytes()));
         self.preview_joineds.push(preview.is_some_and(|p| p.joined));
+        let attachments = preview.map_or(0, |p| p.attachment_count);
+        self.preview_attachment_counts.push(to_count(attachments)?);
+        let videos = preview.map_or(0, |p| p.video_count);
+        self.preview_video_counts.push(to_count(videos)?);
         Ok(())
     }
 
@@ -189,5 +198,7 @@ impl<'b> RowColumns<'b> {
             .bind(self.preview_times)
             .bind(self.preview_texts)
             .bind(self.preview_joineds)
+            .bind(self.preview_attachment_counts)
+            .bind(self.preview_video_counts)
     }
 }

@@ -59,7 +59,13 @@ async fn a_store_from_before_groups_is_read_as_it_was_and_goes_on() {
         (row.joined_seq, row.left_seq, row.has_left()),
         (0, 0, false)
     );
-    assert!(!row.preview.unwrap().joined);
+    let preview = row.preview.unwrap();
+    let of_before = (
+        preview.joined,
+        preview.attachment_count,
+        preview.video_count,
+    );
+    assert_eq!(of_before, (false, 0, 0));
     // It goes on from there.
     let batch = SequencedBatch {
         events: vec![event(with, 2)],

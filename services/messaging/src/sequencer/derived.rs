@@ -1,38 +1,41 @@
-//! Fan-outs that the log did not take, until it does.
+//! Derived records that the log did not take, until it does.
 
 use std::collections::{BTreeMap, HashMap};
 
+use event_log::Topic;
 use runtime::ids::ConversationId;
 
-use super::core::FanOut;
+use super::core::Derived;
 
-/// What was refused, by conversation and in the order of the log. Later fan-outs of such a conversation
-/// wait behind it; others do not.
+/// What was refused, by topic and conversation and in the order of the log. Later records of such a
+/// conversation for the topic wait behind it; others do not.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
-    conversations: HashMap<ConversationId, BTreeMap<u64, FanOut>>,
+    conversations: HashMap<(Topic, ConversationId), BTreeMap<u64, Derived>>,
 }
 
 impl Refused {
-    /// Answers the fan-out if it may be appended now; otherwise it waits here.
-    pub(super) fn admit(&mut self, fan_out: FanOut) -> Option<FanOut> {
-        match self.conversations.get_mut(&fan_out.conversation) {
+    /// Answers the record if it may be appended now; otherwise it waits here.
+    pub(super) fn admit(&mut self, derived: Derived) -> Option<Derived> {
+        let key = (derived.topic, derived.conversation);
+        match self.conversations.get_mut(&key) {
             Some(waiting) => {
-                waiting.insert(fan_out.offset, fan_out);
+                waiting.insert(derived.offset, derived);
                 None
             }
-            None => Some(fan_out),
+            None => Some(derived),
         }
     }
 
     /// The log did not take it.
-    pub(super) fn add(&mut self, fan_out: FanOut) {
-        let waiting = self.conversations.entry(fan_out.conversation).or_default();
-        waiting.insert(fan_out.offset, fan_out);
+    pub(super) fn add(&mut self, derived: Derived) {
+        let key = (derived.topic, derived.conversation);
+        let waiting = self.conversations.entry(key).or_default();
+        waiting.insert(derived.offset, derived);
     }
 
     /// All, to be appended in this order.
-    pub(super) fn take(&mut self) -> Vec<FanOut> {
+    pub(super) fn take(&mut self) -> Vec<Derived> {
         let conversations = std::mem::take(&mut self.conversations);
         conversations
             .into_values()
@@ -47,8 +50,9 @@ mod tests {
 
     use super::*;
 
-    fn fan_out(group: u8, offset: u64) -> FanOut {
-        FanOut {
+    fn derived(topic: Topic, group: u8, offset: u64) -> Derived {
+        Derived {
+            topic,
             offset,
             conversation: ConversationId::group(GroupId::from_bytes([group; 16])),
             payload: bytes::Bytes::new(),
@@ -58,12 +62,16 @@ mod tests {
 
     #[test]
     fn what_was_refused_is_not_overtaken_in_its_conversation_and_holds_up_no_other() {
+        let fan_out = |group, offset| derived(Topic::Fanout, group, offset);
         let mut refused = Refused::default();
         refused.add(fan_out(1, 7));
         // The one before it was refused later.
         refused.add(fan_out(1, 5));
         assert!(refused.admit(fan_out(1, 9)).is_none(), "it would overtake");
         assert_eq!(refused.admit(fan_out(2, 8)), Some(fan_out(2, 8)));
+        // Of the same record, for another topic.
+        let references = derived(Topic::References, 1, 9);
+        assert_eq!(refused.admit(references.clone()), Some(references));
         let again: Vec<_> = refused.take().iter().map(|f| f.offset).collect();
         assert_eq!(again, [5, 7, 9]);
         assert!(refused.admit(fan_out(1, 11)).is_some());

@@ -1,0 +1,3 @@
+-- Pictures and videos of the message that is shown, and how many of them are videos.
+ALTER TABLE inbox ADD COLUMN preview_attachment_count INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE inbox ADD COLUMN preview_video_count INTEGER NOT NULL DEFAULT 0;
