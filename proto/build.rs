@@ -3,6 +3,7 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 /// Every file that is compiled, below this folder.
 const FILES: [&str; 17] = [
@@ -25,12 +26,33 @@ const FILES: [&str; 17] = [
     "messenger/profile/v1/profile_service.proto",
 ];
 
+/// The calls to which a client streams and that are answered once, as an array of their paths.
+fn streamed_to(descriptors: &FileDescriptorSet) -> String {
+    let mut paths = Vec::new();
+    for file in &descriptors.file {
+        for service in &file.service {
+            let streamed_to =
+                |m: &&MethodDescriptorProto| m.client_streaming() && !m.server_streaming();
+            for method in service.method.iter().filter(streamed_to) {
+                paths.push(format!(
+                    "/{}.{}/{}",
+                    file.package(),
+                    service.name(),
+                    method.name()
+                ));
+            }
+        }
+    }
+    format!("&{paths:?}")
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=messenger");
 
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("streamed_to.rs"), streamed_to(&descriptors))?;
     tonic_prost_build::configure()
         // Frames carry ids and texts that are passed on without being copied.
         .bytes(".messenger.messaging.v1.Broadcast.frame")

@@ -7,6 +7,10 @@
 /// All descriptors, for server reflection and for tests that walk every method.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// The paths of the calls to which a client streams and that are answered once: nobody can say how long
+/// that takes.
+pub const STREAMED_TO: &[&str] = include!(concat!(env!("OUT_DIR"), "/streamed_to.rs"));
+
 pub mod blob {
     pub mod v1 {
         tonic::include_proto!("messenger.blob.v1");

@@ -9,7 +9,7 @@ use event_log::{
 };
 use groups::{Deps, store::postgres::PostgresStore};
 use runtime::{
-    auth::{AuthLayer, ServiceIdentity, Verifier, keep_user_keys},
+    auth::{AuthLayer, ReceiptVerifier, ServiceIdentity, Verifier, keep_user_keys},
     channel,
     clock::{Clock, SystemClock},
     config::ConfigError,
@@ -46,6 +46,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let service_key = settings.server.service_key()?;
     let verifier = Verifier::new(clock.clone(), service_key.public());
     let auth = AuthLayer::new(verifier.clone(), groups::policy);
+    let public_key = service_key.public();
     let identity = ServiceIdentity::new("groups", service_key, clock.clone());
     // Wrong settings end the process before it waits for others.
     let wrong = |error: groups::config::InvalidConfig| {
@@ -89,6 +90,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
         Deps {
             store: Arc::new(store),
             log: log.clone() as Arc<dyn EventLog>,
+            receipts: ReceiptVerifier::new(clock.clone(), &public_key),
             clock,
             profile: identity.on(profile()),
             registries,

@@ -10,7 +10,7 @@ use proto::groups::v1::{
     directory_service_server::DirectoryServiceServer, group_service_server::GroupServiceServer,
 };
 use runtime::{
-    auth::{Access, ServiceChannel},
+    auth::{Access, ReceiptVerifier, ServiceChannel},
     clock::Clock,
     ids::UserId,
     server::REQUEST_BYTES_MAX,
@@ -59,6 +59,8 @@ pub struct Deps {
     pub log: Arc<dyn EventLog>,
     /// Dates groups and members, and what invitations expire by.
     pub clock: Arc<dyn Clock>,
+    /// Believes the receipts of pictures.
+    pub receipts: ReceiptVerifier,
     /// The profile service: who exists, and what he is called.
     pub profile: ServiceChannel,
     /// The registry of sessions: where members are.
@@ -97,6 +99,7 @@ struct Service {
     limits: Limits,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    receipts: ReceiptVerifier,
     directory: Directory,
     relay: Arc<Relay>,
     waiting: Arc<Waiting>,
@@ -111,6 +114,7 @@ pub async fn start(config: &Config, deps: Deps) -> Result<Groups, StartError> {
         store,
         log,
         clock,
+        receipts,
         profile,
         registries,
         connect,
@@ -143,6 +147,7 @@ pub async fn start(config: &Config, deps: Deps) -> Result<Groups, StartError> {
         limits: config.limits(),
         store,
         clock,
+        receipts,
         directory: Directory::new(profile),
         relay: Arc::new(relay),
         waiting,

@@ -15,8 +15,6 @@ use crate::model::{Role, Settings};
 const NAME_CHARS_MAX: usize = 100;
 /// Unicode scalar values of a description: some lines.
 const DESCRIPTION_CHARS_MAX: usize = 512;
-/// Bytes of a picture's place: an id or a short URL.
-const PICTURE_BYTES_MAX: usize = 256;
 /// Users in one call: each may cost a question to profile, and all of them are in one record of the log.
 const USERS_PER_CALL_MAX: usize = 200;
 /// Groups in one question of another service: a page of a list.
@@ -75,18 +73,6 @@ pub(crate) fn name(name: &str) -> Result<String, ApiError> {
 pub(crate) fn description(description: &str) -> Result<String, ApiError> {
     let refused = |c: char| c.is_control() && c != '\n' && c != '\r';
     text(description, "description", DESCRIPTION_CHARS_MAX, refused)
-}
-
-/// Where a picture is; empty = none.
-pub(crate) fn picture(picture: &str) -> Result<String, ApiError> {
-    if picture.len() > PICTURE_BYTES_MAX {
-        let message = format!("at most {PICTURE_BYTES_MAX} bytes");
-        return Err(out_of_range("picture", message));
-    }
-    if picture.chars().any(char::is_control) {
-        return Err(malformed("picture", "no control characters"));
-    }
-    Ok(picture.to_owned())
 }
 
 /// Settings; absent is all of them off.

@@ -8,7 +8,7 @@ use profile::{
     store::postgres::{DatabaseClock, PostgresStore},
 };
 use runtime::{
-    auth::{AuthLayer, Verifier},
+    auth::{AuthLayer, ReceiptVerifier, Verifier},
     clock::SystemClock,
     postgres::PostgresConfig,
     process::{Listening, ProcessConfig, STOP_DEADLINE, load_key, wait_for},
@@ -65,6 +65,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
         Deps {
             store: Arc::new(store),
             log: log.clone(),
+            receipts: ReceiptVerifier::new(clock.clone(), &service_key.public()),
             clock,
             signing_key,
             tasks: tasks.clone(),

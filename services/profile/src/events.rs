@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use event_log::{AppendError, Appended, EventLog, NewRecord, Topic, Urgency};
 use prost::Message;
-use proto::log::v1::{DeviceRevoked, UsersRecord, users_record};
+use proto::log::v1::{DeviceRevoked, PictureChanged, UsersRecord, users_record};
 use runtime::{
     ids::{DeviceId, UserId},
     shutdown::CancellationToken,
@@ -30,12 +30,14 @@ use runtime::{
 use tokio::sync::Notify;
 
 use crate::{
-    model::Fact,
+    model::{Fact, User},
     store::{RelayId, Store, StoreError},
 };
 
 /// The version of [`UsersRecord`] that this program writes.
 const SCHEMA_VERSION: u32 = 1;
+/// The same of facts about pictures, which older readers do not know.
+const VERSION_PICTURES: u32 = 2;
 /// Facts appended at a time.
 const RELAY_BATCH: usize = 256;
 /// How long one batch may take to be durable before it is tried again.
@@ -53,6 +55,23 @@ const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 /// The pauses after failures.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The fact that a user's picture is the one that he has now, encoded; of the version that he has now.
+pub fn picture_changed(user: &User) -> Vec<u8> {
+    let picture = PictureChanged {
+        version: user.version,
+        blob_id: user
+            .picture
+            .map_or_else(Vec::new, |blob| blob.as_bytes().to_vec()),
+    };
+    UsersRecord {
+        schema_version: VERSION_PICTURES,
+        user_id: user.user_id.as_bytes().to_vec(),
+        fact: Some(users_record::Fact::PictureChanged(picture)),
+        fact_number: 0,
+    }
+    .encode_to_vec()
+}
 
 /// The record that says that a device was logged out.
 pub fn device_revoked(user_id: UserId, device_id: DeviceId) -> Vec<u8> {

@@ -8,7 +8,8 @@ use proto::profile::v1::{
     profile_service_server::ProfileService,
 };
 use runtime::{
-    auth::{UserKey, user_caller},
+    auth::{ReceiptPurpose, ReceiptVerifier, UserKey, user_caller},
+    ids::{BlobId, UserId},
     page_token,
     status::ApiError,
 };
@@ -33,12 +34,22 @@ const PAGE_MAX: usize = 50;
 #[derive(Clone)]
 pub(crate) struct Grpc {
     accounts: Arc<Accounts>,
+    receipts: ReceiptVerifier,
 }
 
 impl Grpc {
     /// Speaks for these accounts.
-    pub(crate) fn new(accounts: Arc<Accounts>) -> Self {
-        Self { accounts }
+    pub(crate) const fn new(accounts: Arc<Accounts>, receipts: ReceiptVerifier) -> Self {
+        Self { accounts, receipts }
+    }
+
+    /// The blob of a picture that the caller has uploaded.
+    fn picture(&self, receipt: &str, caller: UserId) -> Result<BlobId, ApiError> {
+        let verified = self
+            .receipts
+            .verify(receipt, caller, ReceiptPurpose::Picture);
+        let blob = verified.and_then(|receipt| receipt.blob_id());
+        blob.map_err(|error| error.of_field("picture_receipt"))
     }
 }
 
@@ -196,6 +207,11 @@ impl ProfileService for Grpc {
         let change = ProfileChange {
             display_name: display_name.map(validate::display_name).transpose()?,
             status_text: status_text.map(validate::status_text).transpose()?,
+            picture: match request.picture_receipt.as_deref() {
+                Some("") => Some(None),
+                Some(receipt) => Some(Some(self.picture(receipt, caller.user_id)?)),
+                None => None,
+            },
         };
         let user = answer(self.accounts.update_user(caller.user_id, change).await)?;
         Ok(Response::new(pb::UpdateProfileResponse {
@@ -254,7 +270,9 @@ fn user_pb(user: User) -> pb::Profile {
         status_text: user.status_text,
         created_unix_ms: user.created_unix_ms,
         version: user.version,
-        picture: String::new(),
+        picture: user
+            .picture
+            .map_or_else(String::new, |blob| blob.to_string()),
     }
 }
 

@@ -8,7 +8,7 @@ use proto::profile::v1::{
     account_service_server::AccountServiceServer, profile_service_server::ProfileServiceServer,
 };
 use runtime::{
-    auth::{Access, KeyPair, UserKey},
+    auth::{Access, KeyPair, ReceiptVerifier, UserKey},
     clock::Clock,
     ids::DeviceId,
     server::REQUEST_BYTES_MAX,
@@ -61,6 +61,8 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Signs access tokens. Kept over restarts, or all access tokens are void after one.
     pub signing_key: KeyPair,
+    /// Believes the receipts of pictures.
+    pub receipts: ReceiptVerifier,
     /// Runs the relay of the outbox.
     pub tasks: Tasks,
 }
@@ -69,6 +71,7 @@ pub struct Deps {
 #[derive(Clone)]
 pub struct Profile {
     accounts: Arc<Accounts>,
+    receipts: ReceiptVerifier,
 }
 
 /// A device that has just logged in.
@@ -127,13 +130,16 @@ pub async fn start(config: Config, deps: Deps) -> Result<Profile, Error> {
         accounts.outbox.clone(),
         deps.tasks.stop_token(),
     ));
-    Ok(Profile { accounts })
+    Ok(Profile {
+        accounts,
+        receipts: deps.receipts,
+    })
 }
 
 impl Profile {
     /// Adds the services to a listener, which must ask for tokens by [`policy`].
     pub fn add_to(&self, routes: &mut RoutesBuilder) {
-        let grpc = grpc::Grpc::new(self.accounts.clone());
+        let grpc = grpc::Grpc::new(self.accounts.clone(), self.receipts.clone());
         let accounts = AccountServiceServer::new(grpc.clone());
         let profiles = ProfileServiceServer::new(grpc);
         routes

@@ -1,6 +1,6 @@
 //! The nouns of this service.
 
-use runtime::ids::{DeviceId, UserId};
+use runtime::ids::{BlobId, DeviceId, UserId};
 
 /// A SHA-256 of something secret.
 pub type Hash = [u8; 32];
@@ -20,6 +20,8 @@ pub struct User {
     pub created_unix_ms: i64,
     /// Grows by one with each change.
     pub version: u64,
+    /// The blob of the picture.
+    pub picture: Option<BlobId>,
 }
 
 /// A user with what proves who they are.
@@ -38,6 +40,8 @@ pub struct ProfileChange {
     pub display_name: Option<String>,
     /// See [`User::status_text`].
     pub status_text: Option<String>,
+    /// See [`User::picture`]; `Some(None)` removes it.
+    pub picture: Option<Option<BlobId>>,
 }
 
 impl ProfileChange {
@@ -48,6 +52,9 @@ impl ProfileChange {
         }
         if let Some(status_text) = self.status_text {
             user.status_text = status_text;
+        }
+        if let Some(picture) = self.picture {
+            user.picture = picture;
         }
         user
     }

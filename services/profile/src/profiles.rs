@@ -28,7 +28,12 @@ impl Accounts {
 
     /// Changes a user.
     pub async fn update_user(&self, user_id: UserId, change: ProfileChange) -> Result<User, Error> {
-        let changed = self.store.update_user(user_id, change).await?;
+        let facts_max = self.config.outbox_facts_max;
+        let is_told = change.picture.is_some();
+        let changed = self.store.update_user(user_id, change, facts_max).await?;
+        if is_told {
+            self.outbox.notify_one();
+        }
         changed.ok_or(Error::UserNotFound)
     }
 }

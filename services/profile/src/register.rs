@@ -39,6 +39,7 @@ impl Accounts {
             status_text: String::new(),
             created_unix_ms: now,
             version: 1,
+            picture: None,
         };
         let token = RefreshToken::first(user.user_id, DeviceId::generate());
         let device = Device {

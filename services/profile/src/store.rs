@@ -90,11 +90,14 @@ pub trait Store: Send + Sync + 'static {
     /// Those of the users that exist, in the order of `user_ids`.
     async fn users(&self, user_ids: Vec<UserId>) -> Result<Vec<User>, StoreError>;
 
-    /// Changes a user. The version grows if anything differs. `None`: there is no such user.
+    /// Changes a user. The version grows if anything differs. `None`: there is no such user. A picture
+    /// that differs puts [`crate::events::picture_changed`] into the outbox, both or neither;
+    /// [`StoreError::Busy`] if about `facts_max` facts wait there.
     async fn update_user(
         &self,
         user_id: UserId,
         change: ProfileChange,
+        facts_max: usize,
     ) -> Result<Option<User>, StoreError>;
 
     /// Up to `limit` users who are found by a prefix in the form of [`crate::search::normalise`],

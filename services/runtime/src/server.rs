@@ -65,6 +65,9 @@ pub struct ServerConfig {
     /// How long a call may take to be answered (a stream: to begin). A shorter `grpc-timeout`
     /// counts.
     pub request_timeout: Duration,
+    /// The same for calls to which the client streams, such as an upload; their services bound how long
+    /// it may be silent meanwhile.
+    pub streaming_timeout: Duration,
     /// How long open calls may take to end when the server stops; then they are cut.
     pub drain_timeout: Duration,
 }
@@ -78,6 +81,7 @@ impl Default for ServerConfig {
             keepalive_timeout: Duration::from_secs(20),
             preface_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            streaming_timeout: Duration::from_secs(60 * 60),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -206,7 +210,7 @@ impl Server {
             .keep_alive_timeout(config.keepalive_timeout)
             .auto_date_header(false);
         Self {
-            handler: Handler::new(stage, config.request_timeout),
+            handler: Handler::new(stage, config.request_timeout, config.streaming_timeout),
             builder,
             preface_timeout: config.preface_timeout,
             drain_timeout: config.drain_timeout,

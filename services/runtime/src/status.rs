@@ -136,7 +136,7 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::GroupVersionChanged
         | R::UploadOffsetWrong
         | R::UploadBusy => Code::Aborted,
-        R::SessionSilent => Code::DeadlineExceeded,
+        R::SessionSilent | R::UploadSilent => Code::DeadlineExceeded,
         R::RateLimited | R::TooManyInFlight | R::Overloaded | R::TooManyAttempts => {
             Code::ResourceExhausted
         }

@@ -55,6 +55,10 @@ pub struct Config {
     pub presence: presence::Config,
     /// Of groups.
     pub groups: groups::Config,
+    /// Of blob.
+    pub blob: blob::Config,
+    /// Where blobs are uploaded and downloaded by HTTP; port 0 takes a free one.
+    pub listen_http: SocketAddr,
     /// Of the listener.
     pub server: ServerConfig,
     /// Time of day.
@@ -82,6 +86,8 @@ impl Config {
                 ..presence::Config::default()
             },
             groups: groups::Config::default(),
+            blob: blob::Config::default(),
+            listen_http: SocketAddr::from(([127, 0, 0, 1], 7401)),
             server: ServerConfig::default(),
             clock: Arc::new(SystemClock),
             log_bytes_max: None,
@@ -96,6 +102,7 @@ pub struct Server {
     log: Arc<EmbeddedLog>,
     messaging: Arc<messaging::Messaging>,
     groups: groups::Groups,
+    http_address: SocketAddr,
     serving: Tasks,
     services: Tasks,
 }
@@ -106,6 +113,7 @@ fn policy(path: &str) -> Option<Access> {
         .or_else(|| profile::policy(path))
         .or_else(|| presence::policy(path))
         .or_else(|| groups::policy(path))
+        .or_else(|| blob::policy(path))
 }
 
 /// Starts everything; answers when it listens.
@@ -116,11 +124,16 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
+    let http_listener = TcpListener::bind(config.listen_http)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen_http))?;
+    let http_address = http_listener.local_addr()?;
 
     let log = open_log(&config).context("cannot open the event log")?;
     let user_key = KeyPair::load_or_create(&data.join("keys/users.pem"))?;
     let service_key = KeyPair::load_or_create(&data.join("keys/services.pem"))?;
     let verifier = Verifier::new(config.clock.clone(), service_key.public());
+    let receipts = ReceiptVerifier::new(config.clock.clone(), &service_key.public());
     let (connector, incoming) = channel::pipe();
     let identity =
         |name: &str| ServiceIdentity::new(name, service_key.clone(), config.clock.clone());
@@ -136,6 +149,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             log: log.clone(),
             clock: config.clock.clone(),
             signing_key: user_key,
+            receipts: receipts.clone(),
             tasks: services.clone(),
         },
     )
@@ -163,6 +177,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             ),
             log: log.clone(),
             clock: config.clock.clone(),
+            receipts: receipts.clone(),
             profile: as_groups.on(connector.channel()),
             registries: delivery::Registries::one(as_groups.on(connector.channel())),
             connect: Arc::new(move |_| Ok(to_edges_of_groups.clone())),
@@ -191,6 +206,24 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     )
     .await?;
 
+    let blobs = blob::start(
+        config.blob.clone(),
+        blob::Deps {
+            store: Arc::new(blob::store::sqlite::SqliteStore::open(&data.join("blob.db")).await?),
+            objects: Arc::new(blob::objects::local::LocalObjects::open(
+                data.join("blobs"),
+            )?),
+            log: log.clone(),
+            clock: config.clock.clone(),
+            verifier: verifier.clone(),
+            url_secret: blob::urls::load_or_create_secret(&data.join("keys/urls.secret"))?,
+            service_key,
+            messaging: connector.channel(),
+            tasks: services.clone(),
+        },
+    )
+    .await?;
+
     if !messaging.caught_up(CATCH_UP_DEADLINE).await {
         // Reads wait by themselves then.
         tracing::warn!("still applying what the log has; serving meanwhile");
@@ -208,11 +241,13 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     profile.add_to(&mut routes);
     presence.add_to(&mut routes);
     groups.add_to(&mut routes);
+    blobs.add_to(&mut routes);
     messaging.add_to(&mut routes);
     let names: Vec<&str> = [
         &profile::SERVICES[..],
         &presence::SERVICES,
         &groups::SERVICES,
+        &blob::SERVICES,
         &messaging::SERVICES,
     ]
     .concat();
@@ -236,11 +271,13 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         serving.stop_token(),
     );
     serving.spawn(log_error(tcp));
+    blobs.serve_http(http_listener, &serving)?;
 
     let messaging = Arc::new(messaging);
     services.spawn(watch_health(
         messaging.clone(),
         groups.clone(),
+        blobs,
         health,
         services.stop_token(),
     ));
@@ -250,6 +287,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         log,
         messaging,
         groups,
+        http_address,
         serving,
         services,
     })
@@ -259,6 +297,11 @@ impl Server {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where blobs are uploaded and downloaded by HTTP.
+    pub const fn http_address(&self) -> SocketAddr {
+        self.http_address
     }
 
     /// For clients.
@@ -319,12 +362,15 @@ fn log_config(data: &Path) -> EmbeddedConfig {
             (Topic::Fanout, PARTITIONS),
             (Topic::Inbox, PARTITIONS),
             (Topic::Users, 1),
+            (Topic::References, PARTITIONS),
         ],
         &[
             (messaging::SEQUENCER_GROUP, Topic::Messages),
             (groups::fanout::FANOUT_GROUP, Topic::Fanout),
             (messaging::INBOX_GROUP, Topic::Inbox),
             (messaging::USERS_GROUP, Topic::Users),
+            (blob::references::REFERENCES_GROUP, Topic::References),
+            (blob::references::USERS_GROUP, Topic::Users),
         ],
     )
 }
@@ -348,6 +394,7 @@ async fn log_error(serving: impl Future<Output = io::Result<()>>) {
 async fn watch_health(
     messaging: Arc<messaging::Messaging>,
     groups: groups::Groups,
+    blobs: blob::Blobs,
     health: tonic_health::server::HealthReporter,
     stop: runtime::shutdown::CancellationToken,
 ) {
@@ -357,9 +404,10 @@ async fn watch_health(
         .is_some()
     {
         let (messaging, groups) = (messaging.is_healthy(), groups.is_healthy());
+        let of_blobs = blob::SERVICES.iter().filter(|_| !blobs.is_healthy());
         let of_messaging = messaging::SERVICES.iter().filter(|_| !messaging);
         let of_groups = groups::SERVICES.iter().filter(|_| !groups);
-        for name in of_messaging.chain(of_groups) {
+        for name in of_messaging.chain(of_groups).chain(of_blobs) {
             health
                 .set_service_status(name, tonic_health::ServingStatus::NotServing)
                 .await;

@@ -19,6 +19,19 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7400")]
     #[arg(env = "MESSENGER_LISTEN")]
     pub listen: SocketAddr,
+    /// Where pictures and videos are uploaded and downloaded by HTTP; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7401")]
+    #[arg(env = "MESSENGER_LISTEN_HTTP")]
+    pub listen_http: SocketAddr,
+    /// Where clients reach that, if not at its own address
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    #[arg(env = "MESSENGER_PUBLIC_URL_HTTP")]
+    pub public_url_http: String,
     /// Where everything is kept; made if it is not there
     #[arg(
         long,
@@ -52,6 +65,8 @@ impl Options {
     pub fn config(&self) -> Config {
         let mut config = Config::new(self.data.clone());
         config.listen = self.listen;
+        config.listen_http = self.listen_http;
+        config.blob.public_url.clone_from(&self.public_url_http);
         let messaging = &mut config.messaging;
         if let Some(rate) = self.session_frames_per_second {
             messaging.session_frames_per_second = rate;

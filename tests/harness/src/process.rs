@@ -108,6 +108,7 @@ fn spawn(folder: &Path, listen: &str, options: &StandaloneOptions) -> (Child, St
     let mut child = Command::new(program("standalone"))
         .arg("--listen")
         .arg(listen)
+        .arg("--listen-http=127.0.0.1:0")
         .arg("--data")
         .arg(folder.join("data"))
         .args(&options.0)

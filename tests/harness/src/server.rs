@@ -122,6 +122,7 @@ impl TestServer {
 async fn open(data: &Path, listen: SocketAddr, configure: &Configure) -> Result<Server, String> {
     let mut config = Config::new(data.join("data"));
     config.listen = listen;
+    config.listen_http = SocketAddr::from(([127, 0, 0, 1], 0));
     configure(&mut config);
     let server = standalone::start(config).await;
     server.map_err(|error| format!("{error:#}"))

@@ -183,6 +183,7 @@ async fn a_bound_at_which_the_log_could_stay_full_is_refused_at_the_start() {
     let least = standalone::log_bytes_max_min();
     let mut config = standalone::Config::new(folder.path().join("data"));
     config.listen = ([127, 0, 0, 1], 0).into();
+    config.listen_http = config.listen;
     config.log_bytes_max = Some(least - 1);
     let Err(error) = standalone::start(config.clone()).await else {
         panic!("started with {} bytes", least - 1);

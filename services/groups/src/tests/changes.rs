@@ -281,8 +281,8 @@ async fn what_is_not_in_its_form_is_refused_with_its_field() {
         ),
         (
             Box::new(|r| r.picture_receipt = "x".repeat(257)),
-            R::FieldOutOfRange,
-            "picture",
+            R::ReceiptInvalid,
+            "picture_receipt",
         ),
         (
             Box::new(|r| r.user_ids = vec!["x".into()]),
@@ -311,7 +311,6 @@ async fn what_is_not_in_its_form_is_refused_with_its_field() {
     let most = |r: &mut pb::CreateGroupRequest| {
         r.name = "ä".repeat(100);
         r.description = format!("{}\n", "ä".repeat(511));
-        r.picture_receipt = "x".repeat(256);
         r.user_ids = (0..199).map(|_| UserId::generate().to_string()).collect();
     };
     let made = create(&most).await.unwrap().group.unwrap();

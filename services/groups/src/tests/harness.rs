@@ -280,6 +280,7 @@ impl Server {
         let tasks = Tasks::new();
         let verifier = Verifier::new(Arc::new(clock.clone()), service_key.public());
         verifier.set_user_keys(vec![user_key.user_key()]).unwrap();
+        let public_key = service_key.public();
         let service = ServiceIdentity::new("groups", service_key, Arc::new(clock.clone()));
 
         let profiles = Arc::<Profiles>::default();
@@ -294,6 +295,7 @@ impl Server {
             store: store.clone(),
             log: log.clone(),
             clock: Arc::new(clock.clone()),
+            receipts: runtime::auth::ReceiptVerifier::new(Arc::new(clock.clone()), &public_key),
             profile: service.on(profile.clone()),
             registries: Registries::one(service.on(profile)),
             connect: Arc::new(|_| Err("no edges in this test".into())),

@@ -23,6 +23,7 @@ use sqlx::{
 
 use super::{Created, LoggedIn, RelayId, Store, StoreError};
 use crate::{
+    events,
     model::{Account, Device, Fact, ProfileChange, RefreshState, User},
     rate::Quota,
     search,
@@ -179,7 +180,7 @@ impl Store for PostgresStore {
         let Some(row) = row else {
             return Err(StoreError::Corrupt("no row at all".to_owned()));
         };
-        let taken_ms: i64 = get(&row, 7)?;
+        let taken_ms: i64 = get(&row, 8)?;
         let taken = Duration::from_millis(u64::try_from(taken_ms).unwrap_or(0));
         let known = get::<Option<Uuid>>(&row, 0)?.is_some();
         let account = known.then(|| account_of(&row)).transpose()?;
@@ -219,6 +220,7 @@ impl Store for PostgresStore {
         &self,
         user_id: UserId,
         change: ProfileChange,
+        facts_max: usize,
     ) -> Result<Option<User>, StoreError> {
         for _ in 0..UPDATE_TRIES_MAX {
             let Some(before) = self.users(vec![user_id]).await?.pop() else {
@@ -241,7 +243,10 @@ impl Store for PostgresStore {
                 .bind(gone_whole)
                 .bind(gone)
                 .bind(new_whole)
-                .bind(new);
+                .bind(new)
+                .bind(after.picture.map(|blob| Uuid::from_bytes(*blob.as_bytes())))
+                .bind((after.picture != before.picture).then(|| events::picture_changed(&after)))
+                .bind(i64::try_from(facts_max).unwrap_or(i64::MAX));
             if self.did("update user", update).await? {
                 return Ok(Some(after));
             }

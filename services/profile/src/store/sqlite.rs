@@ -7,13 +7,14 @@ use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use runtime::{
-    ids::{DeviceId, UserId},
+    ids::{BlobId, DeviceId, UserId},
     sqlite::{Database, M, Migrations, SqliteError},
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Created, LoggedIn, RelayId, Store, StoreError};
 use crate::{
+    events,
     model::{Account, Device, Fact, ProfileChange, RefreshState, User},
     rate::Quota,
     search,
@@ -49,7 +50,10 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let steps = [include_str!("../../migrations/sqlite/1_accounts.sql")];
+        let steps = [
+            include_str!("../../migrations/sqlite/1_accounts.sql"),
+            include_str!("../../migrations/sqlite/2_pictures.sql"),
+        ];
         let migrations = Migrations::new(steps.into_iter().map(M::up).collect());
         Ok(Self {
             database: Database::open(path, &migrations)?,
@@ -144,6 +148,7 @@ impl Store for SqliteStore {
         &self,
         user_id: UserId,
         change: ProfileChange,
+        facts_max: usize,
     ) -> Result<Option<User>, StoreError> {
         self.write(move |tx| {
             let Some(before) = user(tx, user_id)? else {
@@ -154,16 +159,25 @@ impl Store for SqliteStore {
                 return Ok(Some(before));
             }
             after.version += 1;
+            if after.picture != before.picture && waiting_facts(tx)? >= facts_max {
+                return Err(StoreError::Busy);
+            }
             tx.prepare_cached(
-                "UPDATE users SET display_name = ?, status_text = ?, version = ?
+                "UPDATE users SET display_name = ?, status_text = ?, version = ?, picture = ?
                  WHERE user_id = ?",
             )?
             .execute(params![
                 after.display_name,
                 after.status_text,
                 after.version as i64,
+                after.picture.as_ref().map(BlobId::as_bytes),
                 user_id.as_bytes(),
             ])?;
+            if after.picture != before.picture {
+                let fact = events::picture_changed(&after);
+                tx.prepare_cached("INSERT INTO outbox (user_id, payload) VALUES (?, ?)")?
+                    .execute(params![user_id.as_bytes(), fact])?;
+            }
             if after.display_name != before.display_name {
                 remove_terms(tx, &before)?;
                 add_terms(tx, &after)?;
@@ -316,16 +330,8 @@ impl Store for SqliteStore {
         fact: Vec<u8>,
         facts_max: usize,
     ) -> Result<bool, StoreError> {
-        let facts_max = i64::try_from(facts_max).unwrap_or(i64::MAX);
         self.write(move |tx| {
-            // Two look-ups at the ends of the table, whatever its size.
-            let waiting: i64 = tx
-                .prepare_cached(
-                    "SELECT coalesce((SELECT max(id) FROM outbox)
-                                   - (SELECT min(id) FROM outbox) + 1, 0)",
-                )?
-                .query_row([], |row| row.get(0))?;
-            if waiting >= facts_max {
+            if waiting_facts(tx)? >= facts_max {
                 return Err(StoreError::Busy);
             }
             let removed = tx
@@ -381,6 +387,18 @@ impl Store for SqliteStore {
             })
             .await
     }
+}
+
+/// Facts in the outbox, counted from the first number to the last: two look-ups at the ends of the
+/// table, whatever its size.
+fn waiting_facts(connection: &Connection) -> Result<usize, StoreError> {
+    let waiting: i64 = connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT max(id) FROM outbox)
+                           - (SELECT min(id) FROM outbox) + 1, 0)",
+        )?
+        .query_row([], |row| row.get(0))?;
+    Ok(usize::try_from(waiting).unwrap_or(usize::MAX))
 }
 
 fn user(c: &Connection, user_id: UserId) -> Result<Option<User>, StoreError> {

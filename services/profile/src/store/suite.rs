@@ -44,6 +44,7 @@ pub(crate) fn account(username: &str, display_name: &str) -> Account {
             status_text: String::new(),
             created_unix_ms: NOW,
             version: 1,
+            picture: None,
         },
         password_hash: format!("hash of {username}"),
     }
@@ -110,16 +111,17 @@ async fn profiles(store: &dyn Store) -> Result<(), StoreError> {
     let change = |display_name: Option<&str>, status_text: Option<&str>| ProfileChange {
         display_name: display_name.map(str::to_owned),
         status_text: status_text.map(str::to_owned),
+        picture: None,
     };
-    let nobody = store.update_user(UserId::generate(), change(Some("X"), None));
+    let nobody = store.update_user(UserId::generate(), change(Some("X"), None), 100);
     assert_eq!(nobody.await?, None);
-    let named = store.update_user(ann.user_id, change(Some("Annabel Lee"), None));
+    let named = store.update_user(ann.user_id, change(Some("Annabel Lee"), None), 100);
     let named = named.await?.unwrap();
     assert_eq!(
         (named.display_name.as_str(), named.version),
         ("Annabel Lee", 2)
     );
-    let said = store.update_user(ann.user_id, change(None, Some("away")));
+    let said = store.update_user(ann.user_id, change(None, Some("away")), 100);
     let said = said.await?.unwrap();
     assert_eq!((said.status_text.as_str(), said.version), ("away", 3));
     assert_eq!(said.display_name, "Annabel Lee");
@@ -128,7 +130,7 @@ async fn profiles(store: &dyn Store) -> Result<(), StoreError> {
         change(None, None),
         change(Some("Annabel Lee"), Some("away")),
     ] {
-        let user = store.update_user(ann.user_id, same).await?;
+        let user = store.update_user(ann.user_id, same, 100).await?;
         assert_eq!(user.as_ref(), Some(&said));
     }
     // Found by the new name, and by the old one no longer (but still by the username).
@@ -137,7 +139,7 @@ async fn profiles(store: &dyn Store) -> Result<(), StoreError> {
         std::slice::from_ref(&said)
     );
     let back = store
-        .update_user(ann.user_id, change(Some("Someone"), None))
+        .update_user(ann.user_id, change(Some("Someone"), None), 100)
         .await?
         .unwrap();
     assert_eq!(store.search("lee", "", 10).await?, []);

@@ -137,6 +137,10 @@ impl Server {
         let service_key = KeyPair::generate().unwrap();
         let tasks = Tasks::new();
         let deps = Deps {
+            receipts: runtime::auth::ReceiptVerifier::new(
+                Arc::new(clock.clone()),
+                &service_key.public(),
+            ),
             store: store.clone(),
             log: log.clone(),
             clock: Arc::new(clock.clone()),

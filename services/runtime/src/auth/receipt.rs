@@ -9,13 +9,14 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ed25519_dalek::VerifyingKey;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use prost::Message;
-use proto::log::v1::Attachment;
+use proto::{error::v1::ErrorReason, log::v1::Attachment};
 use serde::{Deserialize, Serialize};
 
 use super::{AUDIENCE_RECEIPT, KeyError, KeyPair, keys};
 use crate::{
     clock::Clock,
     ids::{BlobId, UserId},
+    status::ApiError,
 };
 
 /// Bytes of a receipt; ours have below 1,000.
@@ -59,6 +60,24 @@ pub enum ReceiptError {
     /// It was good once. What it said.
     #[error("the receipt has expired")]
     Expired(Box<Receipt>),
+}
+
+impl ReceiptError {
+    /// As callers hear it, of the field that had the receipt.
+    pub fn of_field(&self, field: &str) -> ApiError {
+        match self {
+            Self::Invalid => ApiError::field(
+                ErrorReason::ReceiptInvalid,
+                field,
+                "not a receipt of an upload of the caller for this purpose",
+            ),
+            Self::Expired(_) => ApiError::field(
+                ErrorReason::ReceiptExpired,
+                field,
+                "the receipt is too old; upload the same again",
+            ),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

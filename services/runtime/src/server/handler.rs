@@ -15,13 +15,19 @@ use crate::status::ApiError;
 pub(super) struct Handler {
     stage: Stage,
     request_timeout: Duration,
+    streaming_timeout: Duration,
 }
 
 impl Handler {
-    pub(super) fn new(stage: Stage, request_timeout: Duration) -> Self {
+    pub(super) const fn new(
+        stage: Stage,
+        request_timeout: Duration,
+        streaming_timeout: Duration,
+    ) -> Self {
         Self {
             stage,
             request_timeout,
+            streaming_timeout,
         }
     }
 }
@@ -32,11 +38,14 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answerer = self.stage.answerer(request.uri().path());
-        let timeout = match grpc_timeout(request.headers()) {
-            Some(asked) => asked.min(self.request_timeout),
-            None => self.request_timeout,
+        let path = request.uri().path();
+        let answerer = self.stage.answerer(path);
+        let longest = match proto::STREAMED_TO.contains(&path) {
+            true => self.streaming_timeout,
+            false => self.request_timeout,
         };
+        let asked = grpc_timeout(request.headers());
+        let timeout = asked.map_or(longest, |asked| asked.min(longest));
         let late = || Status::deadline_exceeded("not answered in time").into_http();
         Box::pin(async move {
             Ok(match answerer {

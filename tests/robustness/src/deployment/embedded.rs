@@ -130,6 +130,7 @@ impl Embedded {
         let mut command = Command::new(&self.program);
         command
             .arg(format!("--listen={}", self.server))
+            .arg("--listen-http=127.0.0.1:0")
             .arg("--data")
             .arg(self.folder.join("data"))
             .args([

@@ -13,6 +13,7 @@ fn message(conversation_id: &str, message_index: u64) -> Message {
         text: format!("text {message_index}"),
         mentioned_user_ids: Vec::new(),
         mentions_all: false,
+        attachments: Vec::new(),
     }
 }
 

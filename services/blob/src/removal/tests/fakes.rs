@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     model::MediaType,
-    objects::{ByteStream, ObjectKey, Stage},
+    objects::{ByteStream, Content, ObjectKey, Stage},
 };
 
 /// What is in a partition of `messages`.
@@ -88,7 +88,13 @@ impl Objects for FakeObjects {
     async fn read_stage(&self, _: StageKey) -> Result<ByteStream, ObjectError> {
         away()
     }
-    async fn promote(&self, _: StageKey, _: ObjectKey, _: MediaType) -> Result<(), ObjectError> {
+    async fn promote(
+        &self,
+        _: StageKey,
+        _: ObjectKey,
+        _: Content,
+        _: MediaType,
+    ) -> Result<(), ObjectError> {
         away()
     }
     async fn discard_stage(&self, _: StageKey) -> Result<(), ObjectError> {

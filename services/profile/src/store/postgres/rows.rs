@@ -1,6 +1,6 @@
 //! From rows to nouns.
 
-use runtime::ids::{DeviceId, InvalidId, UserId};
+use runtime::ids::{BlobId, DeviceId, InvalidId, UserId};
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow, types::Uuid};
 
 use crate::{
@@ -25,13 +25,14 @@ pub(super) fn user_of(row: &PgRow) -> Result<User, StoreError> {
         status_text: get(row, 3)?,
         created_unix_ms: get(row, 4)?,
         version: get::<i64>(row, 5)?.cast_unsigned(),
+        picture: picture(get(row, 6)?)?,
     })
 }
 
 pub(super) fn account_of(row: &PgRow) -> Result<Account, StoreError> {
     Ok(Account {
         user: user_of(row)?,
-        password_hash: get(row, 6)?,
+        password_hash: get(row, 7)?,
     })
 }
 
@@ -69,6 +70,11 @@ pub(super) fn fact_of(row: &PgRow) -> Result<Fact, StoreError> {
 
 fn user_id(uuid: Uuid) -> Result<UserId, StoreError> {
     UserId::from_slice(uuid.as_bytes()).map_err(corrupt)
+}
+
+fn picture(uuid: Option<Uuid>) -> Result<Option<BlobId>, StoreError> {
+    let blob = uuid.map(|uuid| BlobId::from_slice(uuid.as_bytes()));
+    blob.transpose().map_err(corrupt)
 }
 
 fn hash(bytes: &[u8]) -> Result<Hash, StoreError> {

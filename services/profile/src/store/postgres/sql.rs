@@ -7,14 +7,15 @@
 
 /// The account of a name.
 pub(super) const ACCOUNT: &str = "
-    SELECT user_id, username, display_name, status_text, created_unix_ms, version, password_hash
+    SELECT user_id, username, display_name, status_text, created_unix_ms, version, picture,
+           password_hash
     FROM users WHERE username = $1";
 
 /// One row: the account of a name, if there is one, and the milliseconds until all that its cell's
 /// failed log-ins have taken will have come back.
 pub(super) const ACCOUNT_TO_LOG_IN: &str = "
     SELECT u.user_id, u.username, u.display_name, u.status_text, u.created_unix_ms, u.version,
-           u.password_hash, taken.taken_ms
+           u.picture, u.password_hash, taken.taken_ms
     FROM (SELECT coalesce(
         (SELECT ceil(extract(epoch FROM full_at - clock_timestamp()) * 1000)::bigint
          FROM failed_log_ins WHERE cell = $2), 0) AS taken_ms) taken
@@ -53,16 +54,20 @@ pub(super) const CREATE_ACCOUNT: &str = "
     SELECT EXISTS (SELECT FROM created)";
 
 pub(super) const USERS: &str = "
-    SELECT user_id, username, display_name, status_text, created_unix_ms, version
+    SELECT user_id, username, display_name, status_text, created_unix_ms, version, picture
     FROM users WHERE user_id = ANY ($1)";
 
 /// Changes a user that is still at the version $2, and what the user is found by: terms that go and
 /// terms that come, which have none in common. Answers whether it was.
 pub(super) const UPDATE_USER: &str = "
-    WITH changed AS (
-        UPDATE users SET display_name = $3, status_text = $4, version = version + 1
-        WHERE user_id = $1 AND version = $2
-        RETURNING username
+    WITH room AS (
+        SELECT $10::bytea IS NULL
+            OR coalesce((SELECT max(id) FROM outbox) - (SELECT min(id) FROM outbox) + 1, 0) < $11
+            AS is_there
+    ), changed AS (
+        UPDATE users SET display_name = $3, status_text = $4, picture = $9, version = version + 1
+        WHERE user_id = $1 AND version = $2 AND (SELECT is_there FROM room)
+        RETURNING user_id, username
     ), gone AS (
         DELETE FROM search_terms s
         USING changed, unnest($5::boolean[], $6::bytea[]) AS t (whole, term)
@@ -71,12 +76,15 @@ pub(super) const UPDATE_USER: &str = "
         INSERT INTO search_terms (whole, term, username)
         SELECT t.whole, t.term, changed.username
         FROM changed, unnest($7::boolean[], $8::bytea[]) AS t (whole, term)
+    ), told AS (
+        INSERT INTO outbox (user_id, payload)
+        SELECT changed.user_id, $10 FROM changed WHERE $10::bytea IS NOT NULL
     )
     SELECT EXISTS (SELECT FROM changed)";
 
 /// The array makes the users a look-up by name whatever the planner thinks of the limit.
 pub(super) const SEARCH_SHORT: &str = "
-    SELECT user_id, username, display_name, status_text, created_unix_ms, version
+    SELECT user_id, username, display_name, status_text, created_unix_ms, version, picture
     FROM users WHERE username = ANY (ARRAY (
         SELECT username FROM search_terms
         WHERE NOT whole AND term = $1 AND username > $2
@@ -85,7 +93,7 @@ pub(super) const SEARCH_SHORT: &str = "
 
 /// $1 = the prefix, $2 = above every term that begins with it.
 pub(super) const SEARCH_LONG: &str = "
-    SELECT user_id, username, display_name, status_text, created_unix_ms, version
+    SELECT user_id, username, display_name, status_text, created_unix_ms, version, picture
     FROM users WHERE username = ANY (ARRAY (
         SELECT DISTINCT username FROM search_terms
         WHERE whole AND term >= $1 AND term < $2 AND username > $3

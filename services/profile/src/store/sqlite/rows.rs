@@ -1,6 +1,6 @@
 //! From rows to nouns.
 
-use runtime::ids::{DeviceId, InvalidId, UserId};
+use runtime::ids::{BlobId, DeviceId, InvalidId, UserId};
 use rusqlite::Row;
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 
 pub(super) const USER_COLUMNS: &str =
-    "user_id, username, display_name, status_text, created_unix_ms, version";
+    "user_id, username, display_name, status_text, created_unix_ms, version, picture";
 pub(super) const DEVICE_COLUMNS: &str = "user_id, device_id, name, created_unix_ms, \
      refreshed_unix_ms, family_hash, unused_hashes, used_hash, used_unix_ms, expires_unix_ms, \
      revision";
@@ -22,13 +22,14 @@ pub(super) fn user_of(row: &Row<'_>) -> Result<User, StoreError> {
         status_text: row.get(3)?,
         created_unix_ms: row.get(4)?,
         version: row.get::<_, i64>(5)? as u64,
+        picture: picture(row.get(6)?)?,
     })
 }
 
 pub(super) fn account_of(row: &Row<'_>) -> Result<Account, StoreError> {
     Ok(Account {
         user: user_of(row)?,
-        password_hash: row.get(6)?,
+        password_hash: row.get(7)?,
     })
 }
 
@@ -68,6 +69,11 @@ pub(super) fn fact_of(row: &Row<'_>) -> Result<Fact, StoreError> {
 fn user_id(row: &Row<'_>, column: usize) -> Result<UserId, StoreError> {
     let bytes: Vec<u8> = row.get(column)?;
     UserId::from_slice(&bytes).map_err(corrupt)
+}
+
+fn picture(bytes: Option<Vec<u8>>) -> Result<Option<BlobId>, StoreError> {
+    let blob = bytes.map(|bytes| BlobId::from_slice(&bytes));
+    blob.transpose().map_err(corrupt)
 }
 
 fn hash(bytes: Vec<u8>) -> Result<Hash, StoreError> {

@@ -199,16 +199,18 @@ async fn changes_at_once_of_one_profile_are_all_made() {
         let name = ProfileChange {
             display_name: Some(format!("Ann Name{n}")),
             status_text: None,
+            picture: None,
         };
         let status = ProfileChange {
             display_name: None,
             status_text: Some(format!("status {n}")),
+            picture: None,
         };
         [name, status]
     });
     let updates = changes
         .zip(stores.iter().cycle())
-        .map(|(change, store)| store.update_user(ann, change));
+        .map(|(change, store)| store.update_user(ann, change, 100));
     let mut versions = Vec::new();
     let mut last = None;
     for updated in join_all(updates).await {

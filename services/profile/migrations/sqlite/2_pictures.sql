@@ -1,0 +1,2 @@
+-- The blob of the user's picture; null = none.
+ALTER TABLE users ADD COLUMN picture BLOB;
