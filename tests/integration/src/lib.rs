@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod blobs;
 mod bounds;
 mod crash;
 mod distributed;

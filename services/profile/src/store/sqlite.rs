@@ -82,7 +82,7 @@ impl Store for SqliteStore {
             let user = &account.user;
             let inserted = tx
                 .prepare_cached(&format!(
-                    "INSERT INTO users ({USER_COLUMNS}, password_hash) VALUES (?,?,?,?,?,?,?)
+                    "INSERT INTO users ({USER_COLUMNS}, password_hash) VALUES (?,?,?,?,?,?,?,?)
                      ON CONFLICT (username) DO NOTHING"
                 ))?
                 .execute(params![
@@ -92,6 +92,7 @@ impl Store for SqliteStore {
                     user.status_text,
                     user.created_unix_ms,
                     user.version as i64,
+                    user.picture.as_ref().map(BlobId::as_bytes),
                     account.password_hash,
                 ])?;
             if inserted == 0 {
