@@ -20,7 +20,8 @@ const PUBLIC: [&str; 3] = [
     "/messenger.profile.v1.AccountService/Refresh",
 ];
 /// What only services may call, by their comments in the contract.
-const INTERNAL: [&str; 4] = [
+const INTERNAL: [&str; 5] = [
+    "/messenger.blob.v1.ContentService/",
     "/messenger.groups.v1.DirectoryService/",
     "/messenger.messaging.v1.EdgeService/",
     "/messenger.presence.v1.RegistryService/",

@@ -532,7 +532,7 @@ fn a_malformed_record_is_a_counted_no_op_and_a_newer_one_stops_the_partition() {
     assert_eq!(case.core.low_water(), 8);
     assert!(case.pushes(0).is_empty());
     let mut newer = good;
-    newer.schema_version = 2;
+    newer.schema_version = 3;
     let newer = record(8, newer.encode_to_vec());
     let stopped = case.core.ingest(&newer, case.now);
     assert_eq!(

@@ -413,7 +413,7 @@ async fn a_newer_record_stops_the_partition_and_says_so() {
     let users = many(2);
     running.set_members(group(0), &users);
     let mut newer = message(group(0), users[0], 1);
-    newer.schema_version = 2;
+    newer.schema_version = 3;
     running
         .append(&[newer, message(group(0), users[0], 2)])
         .await;
@@ -424,7 +424,7 @@ async fn a_newer_record_stops_the_partition_and_says_so() {
             .fanout()
             .broken()
             .unwrap()
-            .contains("schema version 2")
+            .contains("schema version 3")
     );
     assert_eq!(running.position(), 0);
     assert!(running.edge.0.lock().is_empty());
