@@ -339,7 +339,7 @@ impl<'a> Places<'a> {
              replication_factor = {copies}\nmin_insync_replicas = {in_sync}\ndev = {dev}\n{}\n\n",
             self.options.kafka.join("\n")
         );
-        for topic in ["messages", "fanout", "inbox", "offline"] {
+        for topic in ["messages", "fanout", "inbox", "offline", "references"] {
             let partitions = self.options.partitions;
             toml.push_str(&format!(
                 "[kafka.topics.{topic}]\npartitions = {partitions}\n\n"

@@ -149,6 +149,8 @@ async fn what_is_said_of_blobs_is_kept_and_read_once_also_over_restarts() {
     let references = world.restart().await;
     world.say(1, event(&sent, 1, true)).await;
     world.read_all(6).await;
+    // Counted after the position is there.
+    until(async || references.stats().records >= 2).await;
     assert_eq!(
         references.stats().records,
         2,

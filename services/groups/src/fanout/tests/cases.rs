@@ -539,7 +539,7 @@ fn a_malformed_record_is_a_counted_no_op_and_a_newer_one_stops_the_partition() {
         stopped,
         Err(NewerRecord {
             offset: 8,
-            version: 2
+            version: 3
         })
     );
     assert_eq!(case.core.low_water(), 8, "it is not skipped");
