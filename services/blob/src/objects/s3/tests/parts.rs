@@ -87,6 +87,33 @@ async fn two_writers_leave_a_beginning_and_only_checked_bytes_become_an_object()
     }
 }
 
+/// What several dead processes may have left, with wrong bytes where they do not count.
+#[tokio::test]
+async fn parts_that_overlap_or_are_behind_a_gap_do_not_count_twice() {
+    let server = S3::start().unwrap();
+    let objects = open(&server).await;
+    let (key, to) = (stage_key(), object_key());
+    let (right, wrong) = (bytes(2_000_000, 1), bytes(2_000_000, 2));
+    for (offset, part) in [
+        (0, right.slice(..600_000)),
+        (100_000, wrong.slice(..10_000)),
+        (500_000, right.slice(500_000..800_000)),
+        (1_700_000, wrong.slice(..100_000)),
+    ] {
+        let path = objects.inner.part(key, offset);
+        let put = objects.inner.client.put(&path, PutPayload::from(part));
+        put.await.unwrap();
+    }
+    assert_eq!(objects.staged_bytes(key).await.unwrap(), 800_000);
+    let read = all(objects.read_stage(key).await.unwrap()).await.unwrap();
+    assert!(read == right[..800_000]);
+    stage(&objects, key, &right.slice(..1_750_000), 65_536).await;
+    stage(&objects, key, &right, 65_536).await;
+    let promoted = objects.promote(key, to, content(&right), JPEG);
+    promoted.await.unwrap();
+    assert!(whole(&objects, to).await.unwrap() == right);
+}
+
 /// A process died while it removed the parts of what it had promoted.
 #[tokio::test]
 async fn a_promote_that_was_cut_off_is_finished_by_another_process() {
