@@ -85,7 +85,13 @@ async fn a_trace_goes_with_a_message_to_the_rows_of_everybody_s_list() {
         ..KafkaConfig::new(cluster.bootstrap_servers())
     };
     // As the cluster has made them.
-    for topic in [Topic::Messages, Topic::Fanout, Topic::Inbox, Topic::Offline] {
+    for topic in [
+        Topic::Messages,
+        Topic::Fanout,
+        Topic::Inbox,
+        Topic::Offline,
+        Topic::References,
+    ] {
         let config = config.topics.get_mut(&topic).unwrap();
         config.partitions = ClusterOptions::default().partitions;
     }
