@@ -61,11 +61,12 @@ async fn a_trace_goes_with_a_message_to_the_rows_of_everybody_s_list() {
         traceparent: traceparent(number),
         ..message(conversation_id, Uuid::now_v7(), "traced")
     };
-    // In a session, as a call, and to a group.
+    // In a session, as a call, and to a group; each to another conversation, since of a conversation's rows
+    // that change in one batch only the newest message's trace is told.
     let mut session = ada.session().await;
     session.try_send(traced(&conversation, 1)).await.unwrap();
     let mut call = Request::new(proto::messaging::v1::SendMessageRequest {
-        conversation_id: conversation.clone(),
+        conversation_id: direct(&ada.user_id, &alan.user_id),
         message_id: Uuid::now_v7().to_string(),
         text: "traced".to_owned(),
         ..Default::default()
