@@ -41,8 +41,9 @@ const STATEMENTS: [(&str, &str, &str, &str); 13] = [
     (
         "update user",
         sql::UPDATE_USER,
-        "uuid, bigint, text, text, boolean[], bytea[], boolean[], bytea[]",
-        "'00000000-0000-7000-8000-000000000077', 1, 'x', '', '{t,t}', '{a,b}', '{t}', '{c}'",
+        "uuid, bigint, text, text, boolean[], bytea[], boolean[], bytea[], uuid, bytea, bigint",
+        "'00000000-0000-7000-8000-000000000077', 1, 'x', '', '{t,t}', '{a,b}', '{t}', '{c}',
+         '00000000-0000-7000-a000-000000000077', 'f', 1000000",
     ),
     (
         "short",
