@@ -41,6 +41,12 @@ pub mod messaging {
     }
 }
 
+pub mod notifier {
+    pub mod v1 {
+        tonic::include_proto!("messenger.notifier.v1");
+    }
+}
+
 pub mod presence {
     pub mod v1 {
         tonic::include_proto!("messenger.presence.v1");

@@ -318,6 +318,7 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
         joined_seq: change.joined_seq,
         left_seq: change.left_seq,
         deferred_seq: change.deferred_seq,
+        mentioned_seq: 0,
     };
     record.encode_to_vec().into()
 }

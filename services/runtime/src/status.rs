@@ -122,18 +122,21 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::MemberNotFound
         | R::JoinRequestNotFound
         | R::BlobNotFound
-        | R::UploadNotFound => Code::NotFound,
+        | R::UploadNotFound
+        | R::ConfirmationInvalid => Code::NotFound,
         R::UsernameTaken | R::RequestIdReused => Code::AlreadyExists,
         R::TooManyDevices
         | R::LimitReached
         | R::InvitationInvalid
         | R::ReceiptExpired
+        | R::PushProviderDisabled
         | R::HelloRequired
         | R::HelloRepeated
         | R::ProtocolVersionUnsupported => Code::FailedPrecondition,
         R::SessionReplaced
         | R::PrecedingSendUnknown
         | R::GroupVersionChanged
+        | R::PreferencesVersionChanged
         | R::UploadOffsetWrong
         | R::UploadBusy => Code::Aborted,
         R::SessionSilent | R::UploadSilent => Code::DeadlineExceeded,

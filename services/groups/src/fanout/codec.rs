@@ -245,6 +245,7 @@ impl Row {
             joined_seq: self.joined_seq,
             left_seq: self.left_seq,
             deferred_seq: self.deferred_seq,
+            mentioned_seq: 0,
         };
         record.encode_to_vec()
     }
