@@ -29,3 +29,12 @@ pub const CONFIRMATION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 pub const CONFIRMATION_TRIES_MAX: u32 = 10;
 /// Soft bounces in a row that disable an address: a mailbox that is full for five digests is not read.
 pub const SOFT_BOUNCES_MAX: u32 = 5;
+/// How long another service may take for an answer: theirs are a query or two.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Users whose pushes by one sender are counted, of each process: some 100 bytes each. Of more, the counts
+/// begin anew, which lets some more pushes through.
+pub const RATES_MAX: usize = 200_000;
+/// The longest pause that a provider may want for one device: then it is asked again all the same.
+pub const BUSY_MAX: Duration = Duration::from_secs(60 * 60);
+/// The pause for a busy device if its provider names none.
+pub const BUSY_DEFAULT: Duration = Duration::from_secs(30);
