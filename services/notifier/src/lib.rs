@@ -3,5 +3,6 @@
 
 pub mod limits;
 pub mod model;
+pub mod providers;
 pub mod push;
 pub mod store;
