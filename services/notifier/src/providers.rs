@@ -107,3 +107,6 @@ fn read(path: &std::path::Path) -> Result<String, SetupError> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests;

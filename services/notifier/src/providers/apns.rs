@@ -190,7 +190,7 @@ impl Apns {
     ) -> Result<Target, &'static str> {
         let hexadecimal = device_token.bytes().all(|byte| byte.is_ascii_hexdigit());
         let length = device_token.len();
-        if !hexadecimal || length % 2 != 0 || !DEVICE_TOKEN_DIGITS.contains(&length) {
+        if !hexadecimal || !length.is_multiple_of(2) || !DEVICE_TOKEN_DIGITS.contains(&length) {
             return Err("a device token has 16 to 200 bytes in hexadecimal");
         }
         let app = match topic {
@@ -402,3 +402,6 @@ fn outcome(answer: &Answer, reason: &str, trust: &Trust) -> Outcome {
         _ => by_status(answer, why),
     }
 }
+
+#[cfg(test)]
+mod tests;

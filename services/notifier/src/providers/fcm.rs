@@ -430,3 +430,6 @@ fn is_of_device(error: &ApiError) -> bool {
         .chain([&error.message]);
     texts.any(|text| text.to_ascii_lowercase().contains("device"))
 }
+
+#[cfg(test)]
+mod tests;

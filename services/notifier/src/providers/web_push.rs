@@ -309,3 +309,6 @@ fn outcome(answer: &Answer, trust: &Trust) -> Outcome {
         _ => by_status(answer, why),
     }
 }
+
+#[cfg(test)]
+mod tests;
