@@ -163,7 +163,7 @@ impl Apns {
             return Err(setting("apns.topics", "at least one is needed"));
         }
         let apns = Self {
-            http: Http::new()?,
+            http: Http::new(http::Version::Two)?,
             clock,
             key: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(malformed)?,
             header: Header {

@@ -143,7 +143,7 @@ impl Fcm {
             .join(&format!("/v1/projects/{project}/messages:send"))
             .map_err(|_| malformed("its project_id does not fit into an address"))?;
         let fcm = Self {
-            http: Http::new()?,
+            http: Http::new(http::Version::Two)?,
             clock,
             key,
             header: Header {

@@ -38,16 +38,30 @@ pub(super) struct Http {
     clear: Client,
 }
 
+/// How the version of HTTP is found for a host that is reached by TLS.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Version {
+    /// It is HTTP/2. Then one connection is made even if many pushes come at once; Apple takes many
+    /// connections for an attack.
+    Two,
+    /// The host chooses.
+    Negotiated,
+}
+
 impl Http {
     /// Connects to nobody yet.
-    pub(super) fn new() -> Result<Self, SetupError> {
+    pub(super) fn new(version: Version) -> Result<Self, SetupError> {
         let client = |builder: reqwest::ClientBuilder| {
             builder
                 .build()
                 .map_err(|error| SetupError::Client(told(&error)))
         };
+        let tls = match version {
+            Version::Two => builder().http2_prior_knowledge(),
+            Version::Negotiated => builder(),
+        };
         Ok(Self {
-            tls: client(builder().https_only(true))?,
+            tls: client(tls.https_only(true))?,
             clear: client(builder().http2_prior_knowledge())?,
         })
     }

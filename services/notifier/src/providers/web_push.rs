@@ -126,7 +126,7 @@ impl WebPush {
             });
         }
         Ok(Self {
-            http: Http::new()?,
+            http: Http::new(http::Version::Negotiated)?,
             clock,
             key: VapidKey::load_or_create(&config.key_file)?,
             contact: config.contact.clone(),
