@@ -243,10 +243,11 @@ fn notification(asked: &Asked) -> Option<Notification> {
             },
         ),
     };
-    // What the system replaces by is the header, not what the app sees.
+    // What the system replaces by is the header, not what the app sees. Without it, it replaces nothing.
     let tag = match asked.header("apns-collapse-id") {
-        Some(id) if shows => id.to_owned(),
-        _ => payload.tag,
+        _ if !shows => payload.tag,
+        Some(id) => id.to_owned(),
+        None => format!("{:032x}", rand::random::<u128>()),
     };
     let headers = asked.headers.iter().filter_map(|(name, value)| {
         let name = name.as_str().strip_prefix("apns-")?;
