@@ -1,16 +1,7 @@
 //! What stands between a reader and a provider: a rate, a number at once, and a breaker that leaves a
 //! provider alone that does not work. Tries until there is an answer that decides.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{borrow::Cow, collections::HashMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{Quota, RateLimiter, clock::Clock as _, state::InMemoryState, state::NotKeyed};
 use parking_lot::Mutex;
@@ -21,7 +12,11 @@ use tokio::{
     time::Instant,
 };
 
-use self::breaker::{AFTER_MAX, Admission, Breaker, Change, Failure, PAUSE_MAX, PAUSE_MIN};
+pub use self::stats::GuardStats;
+use self::{
+    breaker::{AFTER_MAX, Admission, Breaker, Change, Failure, PAUSE_MAX, PAUSE_MIN},
+    stats::{Counters, count},
+};
 use crate::{
     limits::PUSH_DEADLINE,
     model::{ProviderKind, Target},
@@ -29,6 +24,7 @@ use crate::{
 };
 
 mod breaker;
+mod stats;
 
 /// How long a device is left alone whose provider said that it has too many pushes, and not for how long.
 const BUSY_PAUSE: Duration = Duration::from_secs(60);
@@ -93,29 +89,6 @@ pub enum Settled {
     Stopped,
 }
 
-/// What happened so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GuardStats {
-    /// Pushes that were taken.
-    pub taken: u64,
-    /// Devices that were gone.
-    pub gone: u64,
-    /// Pushes that will never be taken.
-    pub refused: u64,
-    /// Pushes of too many bytes.
-    pub too_large: u64,
-    /// Pushes that are to come again later.
-    pub busy: u64,
-    /// Pushes for which it was too late.
-    pub expired: u64,
-    /// Tries, of whatever end.
-    pub tries: u64,
-    /// Tries that failed for a reason that is not the push's.
-    pub failed: u64,
-    /// How often the provider was left alone.
-    pub opened: u64,
-}
-
 /// An origin that is left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Away {
@@ -127,23 +100,6 @@ pub struct Away {
     pub unauthorized: bool,
     /// What happened last.
     pub why: String,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    taken: AtomicU64,
-    gone: AtomicU64,
-    refused: AtomicU64,
-    too_large: AtomicU64,
-    busy: AtomicU64,
-    expired: AtomicU64,
-    tries: AtomicU64,
-    failed: AtomicU64,
-    opened: AtomicU64,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// One origin of the provider.
@@ -237,16 +193,7 @@ impl Guard {
     /// record stays in the log meanwhile, and whoever calls bounds how many wait.
     pub async fn settle(&self, target: &Target, push: &Push, stop: &CancellationToken) -> Settled {
         let settled = self.until_decided(target, push, stop).await;
-        let counter = match &settled {
-            Settled::Taken => &self.counters.taken,
-            Settled::Gone => &self.counters.gone,
-            Settled::Refused(_) => &self.counters.refused,
-            Settled::TooLarge => &self.counters.too_large,
-            Settled::BusyUntil(_) => &self.counters.busy,
-            Settled::Expired => &self.counters.expired,
-            Settled::Stopped => return settled,
-        };
-        count(counter);
+        self.counters.settled(&settled);
         settled
     }
 
@@ -275,19 +222,7 @@ impl Guard {
 
     /// What happened so far.
     pub fn stats(&self) -> GuardStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.counters;
-        GuardStats {
-            taken: read(&counters.taken),
-            gone: read(&counters.gone),
-            refused: read(&counters.refused),
-            too_large: read(&counters.too_large),
-            busy: read(&counters.busy),
-            expired: read(&counters.expired),
-            tries: read(&counters.tries),
-            failed: read(&counters.failed),
-            opened: read(&counters.opened),
-        }
+        self.counters.read()
     }
 
     async fn until_decided(

@@ -11,6 +11,7 @@ use runtime::{
     ids::{ConversationId, UserId},
 };
 
+use super::{Config, apns};
 use crate::{
     model::{Subject, Target},
     push::{Alert, CollapseId, Outcome, Push, PushProvider},
@@ -147,4 +148,54 @@ pub(super) async fn ends_at_the_deadline(
     let outcome = late.await.unwrap();
     assert!(unavailable(&outcome), "{outcome:?}");
     assert!(begin.elapsed() <= crate::limits::PUSH_DEADLINE + Duration::from_secs(1));
+}
+
+#[test]
+fn a_file_sets_what_it_names_and_nothing_else() {
+    let text = r#"
+        [apns]
+        key_file = "key.p8"
+        key_id = "ABCDE12345"
+        team_id = "FGHIJ67890"
+        topics = ["org.example.messenger"]
+        guard.at_once_max = 8
+        [fcm]
+        service_account_file = "account.json"
+        [web_push]
+        key_file = "vapid.pem"
+        contact = "mailto:push@example.org"
+    "#;
+    let config: Config = toml::from_str(text).unwrap();
+    let apns = config.apns.unwrap();
+    assert_eq!(apns.url, "https://api.push.apple.com");
+    assert_eq!(apns.guard.at_once_max.get(), 8);
+    assert_eq!(config.web_push.unwrap().allowed_hosts.len(), 6);
+    for (bad, key) in [
+        ("[apns]\nkey = 1", "key"),
+        (
+            "[fcm]\nservice_account_file = \"a\"\nguard.rate = 1",
+            "rate",
+        ),
+        ("[smoke]", "smoke"),
+    ] {
+        let error = toml::from_str::<Config>(bad).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn by_tls_nothing_is_said_to_who_does_not_speak_it() {
+    let apple = standins::ApnsStandIn::start().await.unwrap();
+    let key = File::new(apple.key_pem());
+    let text = format!(
+        "key_file = {:?}\nkey_id = \"a\"\nteam_id = \"b\"\ntopics = [\"c\"]\nurl = {:?}",
+        key.path(),
+        apple.url().replace("http:", "https:")
+    );
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let apns = apns::Apns::open(&toml::from_str(&text).unwrap(), clock).unwrap();
+    let target = apns.target(&"a".repeat(64), "", false).unwrap();
+    let outcome = apns.push(&target, &alert(1)).await;
+    assert!(unavailable(&outcome), "{outcome:?}");
+    assert_eq!((apple.requests(), apple.connections()), (0, 1));
 }
