@@ -29,6 +29,7 @@ use crate::{
     validate, wire,
 };
 
+pub(crate) mod inbox;
 mod ranges;
 
 use self::ranges::{event_range, message_range, no_room, page_requests};

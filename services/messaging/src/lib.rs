@@ -10,7 +10,8 @@ use delivery::{
 };
 use event_log::{EventLog, LogError};
 use proto::messaging::v1::{
-    edge_service_server::EdgeServiceServer, messaging_service_server::MessagingServiceServer,
+    edge_service_server::EdgeServiceServer, inbox_service_server::InboxServiceServer,
+    messaging_service_server::MessagingServiceServer,
 };
 use runtime::{
     auth::{Access, ReceiptVerifier, ServiceChannel, Verifier},
@@ -46,7 +47,7 @@ pub use users::USERS_GROUP;
 use crate::{
     directory::Directory,
     edge::{Edge, EdgeParts, SessionServer},
-    grpc::Grpc,
+    grpc::{Grpc, inbox::InboxGrpc},
     inbox::InboxReaders,
     read::Reader,
     sequencer::{Sequencers, partition::Context},
@@ -54,10 +55,11 @@ use crate::{
 };
 
 /// The services of messaging, by their names in the contract.
-pub const SERVICES: [&str; 3] = [
+pub const SERVICES: [&str; 4] = [
     "messenger.messaging.v1.SessionService",
     "messenger.messaging.v1.MessagingService",
     "messenger.messaging.v1.EdgeService",
+    "messenger.messaging.v1.InboxService",
 ];
 
 /// Pause between looks at whether the node has caught up.
@@ -179,6 +181,10 @@ impl Messaging {
             directory: self.directory.clone(),
         });
         routes.add_service(calls.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let inboxes = InboxServiceServer::new(InboxGrpc {
+            reader: self.reader.clone(),
+        });
+        routes.add_service(inboxes.max_decoding_message_size(INTERNAL_REQUEST_BYTES_MAX));
         let local = self.edge.clone() as Arc<dyn LocalEdge>;
         let receiver = PushReceiver::new(local, self.tasks.stop_token());
         routes.add_service(
@@ -225,7 +231,9 @@ pub fn policy(path: &str) -> Option<Access> {
         "messenger.messaging.v1.SessionService" | "messenger.messaging.v1.MessagingService" => {
             Some(Access::User)
         }
-        "messenger.messaging.v1.EdgeService" => Some(Access::Service),
+        "messenger.messaging.v1.EdgeService" | "messenger.messaging.v1.InboxService" => {
+            Some(Access::Service)
+        }
         _ => None,
     }
 }

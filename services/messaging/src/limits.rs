@@ -42,6 +42,17 @@ pub const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What an event costs in an answer besides its body: ids, numbers and their tags.
 pub const EVENT_OVERHEAD_BYTES: usize = 256;
 
+/// Users whose unread messages are asked for in one call: as many as a reader of the topic `offline` judges
+/// at a time.
+pub const UNREAD_QUERIES_MAX: usize = 200;
+/// Conversations of one of these users: a user who has missed more is told of the newest.
+pub const UNREAD_CONVERSATIONS_MAX: usize = 32;
+/// Conversations in a list of what is unread: a mail that nobody has to scroll through for long.
+pub const UNREAD_LIST_MAX: usize = 50;
+/// Rows that are looked at for such a list, the newest first: below 1 KiB each. What is older has been left
+/// unread on purpose.
+pub const UNREAD_LOOKED_AT_MAX: usize = 500;
+
 /// How long a read waits for the state that it names.
 pub const READ_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a send waits for its verdict before it is reported as unknown.

@@ -19,8 +19,10 @@ use crate::{
 };
 
 mod lists;
+mod unread;
 
 pub(crate) use lists::ListPage;
+pub(crate) use unread::{Unread, UnreadQuery};
 
 /// First and longest pause between looks at a store that another node fills.
 const POLL_MIN: Duration = Duration::from_millis(5);

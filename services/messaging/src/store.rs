@@ -238,6 +238,13 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(UserId, ConversationId)>, StoreError>;
 
+    /// Some rows, each with the head of its user's inbox, in the order asked; without a row, `None`. A head
+    /// and its row are of one moment. One query.
+    async fn inbox_rows(
+        &self,
+        asked: Vec<(UserId, ConversationId)>,
+    ) -> Result<Vec<(InboxHead, Option<InboxRow>)>, StoreError>;
+
     /// One row.
     async fn inbox_row(
         &self,

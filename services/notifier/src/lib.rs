@@ -5,6 +5,7 @@ mod decide;
 pub mod limits;
 pub mod model;
 mod names;
+pub mod providers;
 pub mod push;
 mod pusher;
 mod quiet;

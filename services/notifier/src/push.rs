@@ -66,6 +66,9 @@ pub struct Push {
     pub alert: Option<Alert>,
     /// Unread messages in all.
     pub badge: u64,
+    /// The user has read up to this seq. What goes away without an alert is what was shown up to it, and no
+    /// more: providers may deliver this push after the alert of a later message.
+    pub read_seq: u64,
     /// Not to be delivered after this, in Unix milliseconds.
     pub expires_unix_ms: i64,
 }
@@ -98,11 +101,30 @@ pub enum Outcome {
     },
 }
 
+/// Those of a provider's servers that are away, or work, together. Most providers have one; every browser
+/// has a push service of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin<'t> {
+    /// Its name among those of the provider.
+    pub name: &'t str,
+    /// Pushes wait while it is away. Not for what anybody may name by registering a target there: such a
+    /// push is held instead, so that nobody can stop those of others.
+    pub awaited: bool,
+}
+
 /// Who delivers pushes to devices.
 #[async_trait]
 pub trait PushProvider: Send + Sync + 'static {
     /// Which.
     fn kind(&self) -> ProviderKind;
+
+    /// Whose servers a push to the target goes to.
+    fn origin<'t>(&self, _target: &'t Target) -> Origin<'t> {
+        Origin {
+            name: "",
+            awaited: true,
+        }
+    }
 
     /// Tries once, and ends after [`crate::limits::PUSH_DEADLINE`] at the latest. A target of another kind
     /// is `Refused`. Pushing the same twice shows one notification.

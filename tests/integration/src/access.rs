@@ -20,10 +20,11 @@ const PUBLIC: [&str; 3] = [
     "/messenger.profile.v1.AccountService/Refresh",
 ];
 /// What only services may call, by their comments in the contract.
-const INTERNAL: [&str; 5] = [
+const INTERNAL: [&str; 6] = [
     "/messenger.blob.v1.ContentService/",
     "/messenger.groups.v1.DirectoryService/",
     "/messenger.messaging.v1.EdgeService/",
+    "/messenger.messaging.v1.InboxService/",
     "/messenger.presence.v1.RegistryService/",
     "/messenger.profile.v1.AccountService/ListPublicKeys",
 ];

@@ -1,7 +1,7 @@
 //! Lists: the rows of inboxes. Those of huge groups are *deferred*: nobody writes them for the events of
 //! others, so they are completed here, by where their conversations end now.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use runtime::{
     ids::{ConversationId, UserId},
@@ -84,15 +84,27 @@ impl Reader {
         before: Option<(i64, ConversationId)>,
         limit: usize,
     ) -> Result<ListPage, ApiError> {
+        let (mut page, deferred_unread) = self.list_apart(user, before, limit).await?;
+        page.head.unread_total += deferred_unread;
+        Ok(page)
+    }
+
+    /// [`Self::list`], with what deferred rows count beside the head and not in it.
+    pub(super) async fn list_apart(
+        &self,
+        user: UserId,
+        before: Option<(i64, ConversationId)>,
+        limit: usize,
+    ) -> Result<(ListPage, u64), ApiError> {
         let deferred = self.deferred_rows(user).await?;
         // One more than asked, to know whether there is a next page, and as many as may be elsewhere.
         let stored_max = limit + 1 + deferred.len();
-        let (mut head, mut rows) = self
+        let (head, mut rows) = self
             .store
             .list_inbox(user, before, stored_max)
             .await
             .map_err(read_error)?;
-        head.unread_total += count_unread(&deferred);
+        let deferred_unread = count_unread(&deferred);
         let is_deferred = |row: &InboxRow| {
             let mut conversations = deferred.iter().map(|deferred| deferred.conversation);
             conversations.any(|conversation| conversation == row.conversation)
@@ -106,7 +118,7 @@ impl Reader {
         rows.sort_by_key(|row| Reverse(place_in_list(row)));
         let more = rows.len() > limit;
         rows.truncate(limit);
-        Ok(ListPage { head, rows, more })
+        Ok((ListPage { head, rows, more }, deferred_unread))
     }
 
     /// Rows with a version above `after_version`, ascending by version.
@@ -153,23 +165,27 @@ impl Reader {
 
     /// Completes those rows of a user that are deferred.
     async fn complete(&self, user: UserId, rows: &mut [InboxRow]) -> Result<(), ApiError> {
-        let deferred = rows.iter().filter(|row| row.is_deferred());
-        let conversations: Vec<_> = deferred.map(|row| row.conversation).collect();
-        if conversations.is_empty() {
+        let deferred = rows.iter_mut().filter(|row| row.is_deferred());
+        self.complete_deferred(deferred.map(|row| (user, row)).collect())
+            .await
+    }
+
+    /// Completes deferred rows, each of its user. One query.
+    pub(super) async fn complete_deferred(
+        &self,
+        rows: Vec<(UserId, &mut InboxRow)>,
+    ) -> Result<(), ApiError> {
+        if rows.is_empty() {
             return Ok(());
         }
+        let conversations: BTreeSet<_> = rows.iter().map(|(_, row)| row.conversation).collect();
+        let conversations = conversations.into_iter().collect();
         // Memory first: what it has forgotten when the store is asked, the store has.
-        let newest = |row: &InboxRow| match row.is_deferred() {
-            true => self.sequencers.newest(&row.conversation),
-            false => None,
-        };
+        let newest = |(_, row): &(UserId, &mut InboxRow)| self.sequencers.newest(&row.conversation);
         let in_memory: Vec<_> = rows.iter().map(newest).collect();
         let heads = self.store.conversation_heads(conversations, true).await;
         let heads = heads.map_err(read_error)?;
-        for (row, in_memory) in rows.iter_mut().zip(in_memory) {
-            if !row.is_deferred() {
-                continue;
-            }
+        for ((user, row), in_memory) in rows.into_iter().zip(in_memory) {
             let mut stored = heads.iter();
             if let Some(stored) = stored.find(|head| head.conversation == row.conversation) {
                 complete(user, row, stored.last, stored.message.as_ref());

@@ -173,6 +173,13 @@ impl Store for PostgresStore {
         inboxes::deferred_conversations(&self.database, &users, limit).await
     }
 
+    async fn inbox_rows(
+        &self,
+        asked: Vec<(UserId, ConversationId)>,
+    ) -> Result<Vec<(InboxHead, Option<InboxRow>)>, StoreError> {
+        inboxes::rows(&self.database, &asked).await
+    }
+
     async fn inbox_row(
         &self,
         user: UserId,

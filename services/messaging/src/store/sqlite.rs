@@ -179,6 +179,15 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn inbox_rows(
+        &self,
+        asked: Vec<(UserId, ConversationId)>,
+    ) -> Result<Vec<(InboxHead, Option<InboxRow>)>, StoreError> {
+        self.database
+            .read(move |snapshot| inboxes::rows(snapshot, &asked))
+            .await
+    }
+
     async fn inbox_row(
         &self,
         user: UserId,

@@ -24,8 +24,9 @@ mod deferred;
 mod groups;
 mod inboxes;
 mod readers;
+mod rows;
 
-pub(crate) use self::{conversations::*, deferred::*, groups::*, inboxes::*, readers::*};
+pub(crate) use self::{conversations::*, deferred::*, groups::*, inboxes::*, readers::*, rows::*};
 
 /// A store under test.
 #[async_trait]
@@ -78,6 +79,7 @@ macro_rules! run_suite {
             changes_come_by_version_and_their_pages_join,
             heads_come_in_the_order_asked,
             nobody_gets_rows_of_others,
+            rows_of_many_users_come_in_the_order_asked_with_their_heads,
             a_deferred_row_counts_nothing_until_its_user_has_left,
             the_deferred_conversations_of_many_users_are_one_answer,
             the_end_of_a_conversation_comes_with_its_newest_message,

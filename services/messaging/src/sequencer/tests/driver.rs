@@ -251,6 +251,13 @@ impl Store for Memory {
         not_here()
     }
 
+    async fn inbox_rows(
+        &self,
+        _: Vec<(UserId, ConversationId)>,
+    ) -> Result<Vec<(InboxHead, Option<InboxRow>)>, StoreError> {
+        not_here()
+    }
+
     async fn inbox_row(
         &self,
         _: UserId,

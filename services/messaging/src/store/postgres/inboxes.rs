@@ -285,6 +285,41 @@ pub(super) async fn deferred_conversations(
     rows.iter().map(read).collect()
 }
 
+/// See [`crate::store::Store::inbox_rows`].
+pub(super) async fn rows(
+    database: &Database,
+    asked: &[(UserId, ConversationId)],
+) -> Result<Vec<(InboxHead, Option<InboxRow>)>, StoreError> {
+    // The answer tells rows apart by what they are of: one question each is enough.
+    let distinct: BTreeSet<_> = asked.iter().copied().collect();
+    let users: Vec<_> = distinct
+        .iter()
+        .map(|(user, _)| user_column(*user))
+        .collect();
+    let conversations: Vec<&[u8]> = distinct.iter().map(|(_, id)| id.as_bytes()).collect();
+    let rows = database
+        .call("inbox_rows", async |connection| {
+            let query = sqlx::query(ROWS).bind(users).bind(conversations);
+            query.fetch_all(connection).await
+        })
+        .await?;
+    let mut heads = HashMap::new();
+    let mut found = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let columns = Columns(row);
+        let user = columns.user(0)?;
+        heads.insert(user, read_head(&columns)?);
+        if let Some(row) = read_row(&columns)? {
+            found.insert((user, row.conversation), row);
+        }
+    }
+    let of = |key: &(UserId, ConversationId)| {
+        let head = heads.get(&key.0).copied().unwrap_or_default();
+        (head, found.get(key).cloned())
+    };
+    Ok(asked.iter().map(of).collect())
+}
+
 /// See [`crate::store::Store::inbox_row`].
 pub(super) async fn row(
     database: &Database,

@@ -497,6 +497,30 @@ pub(super) fn deferred_conversations(
     Ok(conversations)
 }
 
+/// See [`crate::store::Store::inbox_rows`].
+pub(super) fn rows(
+    snapshot: &Connection,
+    asked: &[(UserId, ConversationId)],
+) -> Result<Vec<(InboxHead, Option<InboxRow>)>, StoreError> {
+    let mut select = snapshot.prepare_cached(HEAD_AND_ROW)?;
+    let mut found = Vec::with_capacity(asked.len());
+    for (user, conversation) in asked {
+        let mut rows = select.query(params![user.as_bytes(), conversation.as_bytes()])?;
+        let Some(read) = rows.next()? else {
+            found.push((InboxHead::default(), None));
+            continue;
+        };
+        let columns = Columns(read);
+        let head = StoredHead::read(&columns, ROW_NO_AT + 1)?.head;
+        let row = match columns.is_null(ROW_NO_AT)? {
+            true => None,
+            false => Some(read_row(&columns)?),
+        };
+        found.push((head, row));
+    }
+    Ok(found)
+}
+
 /// See [`crate::store::Store::inbox_row`].
 pub(super) fn row(
     snapshot: &Connection,
