@@ -55,6 +55,9 @@ pub struct ProfileUpdate {
     pub display_name: Option<String>,
     /// 0 to 140 characters.
     pub status_text: Option<String>,
+    /// The receipt of the new picture, uploaded with [`Purpose::Picture`](crate::model::Purpose); empty
+    /// removes it. [`Client::set_profile_picture`] does both.
+    pub picture_receipt: Option<String>,
 }
 
 impl Client {
@@ -155,7 +158,7 @@ impl Client {
         let request = UpdateProfileRequest {
             display_name: update.display_name,
             status_text: update.status_text,
-            picture_receipt: None,
+            picture_receipt: update.picture_receipt,
         };
         let answer = self
             .call(request, async |channel, request| {

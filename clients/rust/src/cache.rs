@@ -57,7 +57,7 @@ pub struct Unsent {
     pub conversation_id: String,
     /// Its name, the same in every try.
     pub message_id: String,
-    /// What it says, and whom it mentions.
+    /// What it says, what it has attached, and whom it mentions.
     pub draft: Draft,
 }
 

@@ -125,13 +125,14 @@ impl Client {
         draft: impl Into<Draft>,
     ) -> Result<Receipt> {
         let draft = draft.into();
+        let attachment_receipts = draft.receipts();
         let request = SendMessageRequest {
             conversation_id: conversation_id.to_owned(),
             message_id: message_id.to_owned(),
             text: draft.text,
             mentioned_user_ids: draft.mentioned_user_ids,
             mentions_all: draft.mentions_all,
-            attachment_receipts: Vec::new(),
+            attachment_receipts,
         };
         let answer = self
             .call(request, async |channel, request| {

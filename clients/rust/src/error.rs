@@ -148,6 +148,8 @@ impl ServerError {
             | R::Overloaded
             | R::TooManyAttempts
             | R::PrecedingSendUnknown
+            | R::UploadOffsetWrong
+            | R::UploadBusy
             | R::NotYetAvailable
             | R::Unavailable
             | R::GoingAway => ErrorKind::Retryable,

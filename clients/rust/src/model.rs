@@ -1,6 +1,7 @@
 //! What the server tells, as the public contract defines it; the fields are documented there.
 
 pub use proto::{
+    blob::v1::{Blob, Purpose, SignedUrl, Thumbnail, Variant},
     error::v1::ErrorReason,
     groups::v1::{
         Group, GroupSettings, HistoryAccess, Invitation, JoinRequest,
@@ -8,11 +9,11 @@ pub use proto::{
         ListMembersResponse as MembersPage, Member, Role,
     },
     messaging::v1::{
-        ChangedMember, Conversation, DeferredHead, Event as RawEvent, EventPage, EventRange,
-        GroupChangeKind, GroupSnippet, ListChangesResponse as ChangesPage,
-        ListConversationsResponse as ConversationsPage, ListReceiptsResponse as ReceiptsPage,
-        MemberMarks, MessagePage, MessageRange, Order, Preview, ProfileSnippet, SessionLimits,
-        ShownMessage, Watermark,
+        Attachment, AttachmentThumbnail, ChangedMember, Conversation, DeferredHead,
+        Event as RawEvent, EventPage, EventRange, GroupChangeKind, GroupSnippet,
+        ListChangesResponse as ChangesPage, ListConversationsResponse as ConversationsPage,
+        ListReceiptsResponse as ReceiptsPage, MemberMarks, MessagePage, MessageRange, Order,
+        Preview, ProfileSnippet, SessionLimits, ShownMessage, Watermark,
     },
     presence::v1::Presence,
     profile::v1::{Device, Profile, SearchProfilesResponse as ProfilesPage},
@@ -41,6 +42,8 @@ pub struct Message {
     pub mentioned_user_ids: Vec<String>,
     /// All members are mentioned.
     pub mentions_all: bool,
+    /// Pictures and videos, in the order in which they were sent.
+    pub attachments: Vec<Attachment>,
 }
 
 impl Message {
@@ -67,6 +70,7 @@ impl Message {
             text: message.text,
             mentioned_user_ids: message.mentioned_user_ids,
             mentions_all: message.mentions_all,
+            attachments: message.attachments,
         })
     }
 
@@ -82,6 +86,7 @@ impl Message {
             text: shown.text,
             mentioned_user_ids: shown.mentioned_user_ids,
             mentions_all: shown.mentions_all,
+            attachments: shown.attachments,
         }
     }
 
@@ -91,15 +96,64 @@ impl Message {
     }
 }
 
-/// What is to be said: a text, and in a group who is mentioned. Made from a text by `into`.
+/// Whether an attachment is a video, by its media type; otherwise it is a picture.
+pub fn is_video(attachment: &Attachment) -> bool {
+    attachment.media_type.starts_with("video/")
+}
+
+/// What of a blob belongs to the messages that have it as an attachment.
+pub(crate) fn attachment_of(blob: &Blob) -> Attachment {
+    let thumbnail = |thumbnail: &Option<Thumbnail>| {
+        let thumbnail = thumbnail.as_ref()?;
+        Some(AttachmentThumbnail {
+            media_type: thumbnail.media_type.clone(),
+            width: thumbnail.width,
+            height: thumbnail.height,
+            size_bytes: thumbnail.size_bytes,
+        })
+    };
+    Attachment {
+        blob_id: blob.blob_id.clone(),
+        media_type: blob.media_type.clone(),
+        size_bytes: blob.size_bytes,
+        sha256: blob.sha256.clone(),
+        width: blob.width,
+        height: blob.height,
+        placeholder: blob.placeholder.clone(),
+        small: thumbnail(&blob.small),
+        large: thumbnail(&blob.large),
+    }
+}
+
+/// An upload that goes with a message: what proves it, and what others will see of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DraftAttachment {
+    /// At most 2,048 bytes of ASCII, good for 24 hours.
+    pub receipt: String,
+    /// What the message will have; the server takes it from the receipt.
+    pub attachment: Attachment,
+}
+
+impl std::fmt::Debug for DraftAttachment {
+    // The receipt lets its owner send the blob: it is nothing for a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DraftAttachment")
+            .field("attachment", &self.attachment)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be said: a text, attachments, and in a group who is mentioned. Made from a text by `into`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Draft {
-    /// 1 to 700 Unicode scalar values, without U+0000.
+    /// 1 to 700 Unicode scalar values, without U+0000; may be empty if there are attachments.
     pub text: String,
     /// Members of the group who are mentioned; at most 50.
     pub mentioned_user_ids: Vec<String>,
     /// All members of the group are mentioned; for its admins.
     pub mentions_all: bool,
+    /// Uploads with the purpose of an attachment, each of another blob; at most 10.
+    pub attachments: Vec<DraftAttachment>,
 }
 
 impl Draft {
@@ -119,6 +173,25 @@ impl Draft {
             self.mentioned_user_ids.push(user_id);
         }
         self
+    }
+
+    /// Adds what was uploaded; the same blob once is enough.
+    #[must_use]
+    pub fn attach(mut self, uploaded: &crate::Uploaded) -> Self {
+        let attachment = uploaded.attachment();
+        let is_it = |held: &DraftAttachment| held.attachment.blob_id == attachment.blob_id;
+        self.attachments.retain(|held| !is_it(held));
+        self.attachments.push(DraftAttachment {
+            receipt: uploaded.receipt.clone(),
+            attachment,
+        });
+        self
+    }
+
+    /// What the frames and calls carry.
+    pub(crate) fn receipts(&self) -> Vec<String> {
+        let attachments = self.attachments.iter();
+        attachments.map(|held| held.receipt.clone()).collect()
     }
 
     /// Mentions all members of the group.

@@ -147,6 +147,13 @@ impl<T> Outbox<T> {
         self.list(conversation_id);
     }
 
+    /// Whether a message of this name waits, or is in flight.
+    pub(crate) fn holds(&self, conversation_id: &str, message_id: &str) -> bool {
+        let entries = self.lanes.get(conversation_id).map(|lane| &lane.entries);
+        let mut entries = entries.into_iter().flatten();
+        entries.any(|entry| entry.message_id == message_id)
+    }
+
     /// All messages, in the order in which they were queued.
     pub(crate) fn entries(&self) -> Vec<(&str, &Entry<T>)> {
         let mut entries: Vec<_> = self

@@ -280,6 +280,8 @@ impl futures_util::Stream for Events {
 pub(crate) enum Command {
     Send {
         conversation_id: String,
+        /// `None` = a new one.
+        message_id: Option<String>,
         draft: Draft,
         reply: oneshot::Sender<Result<Outgoing>>,
     },
@@ -336,11 +338,12 @@ impl Session {
         &self.client
     }
 
-    /// Queues a message: a text, or a [`Draft`] that mentions members of a group. It is sent as soon as there is a connection, in the order of the calls for
-    /// one conversation, and again under the same name until there is a definite answer.
+    /// Queues a message: a text, or a [`Draft`] that has attachments or mentions members of a group. It
+    /// is sent as soon as there is a connection, in the order of the calls for one conversation, and
+    /// again under the same name until there is a definite answer.
     ///
     /// Returns when the message is queued, with a cache durably. Refused at once: an empty or too
-    /// long text, U+0000, too many mentions, and [`Error::QueueFull`].
+    /// long text, U+0000, too many mentions or attachments, and [`Error::QueueFull`].
     pub async fn send(
         &self,
         conversation_id: impl Into<String>,
@@ -349,6 +352,29 @@ impl Session {
         let (conversation_id, draft) = (conversation_id.into(), draft.into());
         self.ask(|reply| Command::Send {
             conversation_id,
+            message_id: None,
+            draft,
+            reply,
+        })
+        .await?
+    }
+
+    /// Queues a message again that was refused with
+    /// [`ReceiptExpired`](crate::ErrorReason::ReceiptExpired), with receipts of new uploads of the same
+    /// bytes. It comes behind what was queued meanwhile.
+    ///
+    /// Under its old name, because that is safe whatever became of the first try: if it is in the
+    /// conversation after all, the server says `duplicate`, and there is no second one. A new name
+    /// would make one.
+    pub async fn send_again(
+        &self,
+        refused: &Outgoing,
+        draft: impl Into<Draft>,
+    ) -> Result<Outgoing> {
+        let draft = draft.into();
+        self.ask(|reply| Command::Send {
+            conversation_id: refused.conversation_id.clone(),
+            message_id: Some(refused.message_id.clone()),
             draft,
             reply,
         })

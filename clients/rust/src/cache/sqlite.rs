@@ -22,6 +22,7 @@ use crate::{
     model::{Conversation, Draft, GroupChange, MemberMarks, Message, RawEvent, Watermark},
 };
 
+mod attachments;
 mod write;
 
 /// How long a call waits for another program that uses the same file.
@@ -87,9 +88,13 @@ fn open(path: &PathBuf) -> Result<Connection> {
     connection
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;
-    Migrations::new(vec![M::up(write::SCHEMA), M::up(write::GROUPS)])
-        .to_latest(&mut connection)
-        .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))?;
+    Migrations::new(vec![
+        M::up(write::SCHEMA),
+        M::up(write::GROUPS),
+        M::up(write::ATTACHMENTS),
+    ])
+    .to_latest(&mut connection)
+    .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))?;
     Ok(connection)
 }
 
@@ -162,7 +167,8 @@ impl Cache for SqliteCache {
         let limit = limit.min(PAGE_MAX);
         self.run(move |connection| {
             let mut select = connection.prepare_cached(
-                "SELECT seq, message_index, time_unix_ms, sender_id, message_id, text, mentions
+                "SELECT seq, message_index, time_unix_ms, sender_id, message_id, text, mentions,
+                     attachments
                  FROM messages WHERE conversation_id = ?1 AND message_index < ?2
                  ORDER BY message_index DESC LIMIT ?3",
             )?;
@@ -178,6 +184,7 @@ impl Cache for SqliteCache {
                     text: row.get(5)?,
                     mentioned_user_ids,
                     mentions_all,
+                    attachments: attachments::read(row, 7)?,
                 })
             })?;
             rows.collect()
@@ -238,7 +245,10 @@ fn load(transaction: &Transaction<'_>, heads_max: usize) -> rusqlite::Result<Sto
         .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let unsent = transaction
-        .prepare("SELECT conversation_id, message_id, text, mentions FROM unsent ORDER BY queued")?
+        .prepare(
+            "SELECT conversation_id, message_id, text, mentions, attachments, receipts FROM unsent
+             ORDER BY queued",
+        )?
         .query_map([], |row| {
             let (mentioned_user_ids, mentions_all) = mentions(row.get(3)?);
             Ok(Unsent {
@@ -248,6 +258,7 @@ fn load(transaction: &Transaction<'_>, heads_max: usize) -> rusqlite::Result<Sto
                     text: row.get(2)?,
                     mentioned_user_ids,
                     mentions_all,
+                    attachments: attachments::read_drafted(row, 4, 5)?,
                 },
             })
         })?

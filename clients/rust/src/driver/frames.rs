@@ -144,8 +144,10 @@ impl Driver {
             time_unix_ms: ack.time_unix_ms,
             duplicate: ack.duplicate,
         };
-        // The server does not echo it. An app that is slow gets it with the rest, later.
-        if !self.shed && !self.is_full() {
+        // The server does not echo it. An app that is slow gets it with the rest, later. So does one whose
+        // earlier try was the one that counted, if that may have had receipts of other blobs.
+        let is_as_drafted = !ack.duplicate || entry.draft.attachments.is_empty();
+        if is_as_drafted && !self.shed && !self.is_full() {
             let event = RawEvent {
                 conversation_id: conversation_id.clone(),
                 seq: ack.seq,
@@ -157,7 +159,12 @@ impl Driver {
                     text: entry.draft.text.clone(),
                     mentioned_user_ids: entry.draft.mentioned_user_ids.clone(),
                     mentions_all: entry.draft.mentions_all,
-                    attachments: Vec::new(),
+                    attachments: entry
+                        .draft
+                        .attachments
+                        .iter()
+                        .map(|held| held.attachment.clone())
+                        .collect(),
                 })),
             };
             self.inbox.event(event, now, &mut self.out);
@@ -304,6 +311,7 @@ impl Driver {
                 continue;
             }
             count(&self.counters.sends);
+            let attachment_receipts = send.draft.receipts();
             let frame = client_frame::Frame::Send(Send {
                 traceparent: String::new(),
                 conversation_id: send.conversation_id,
@@ -311,7 +319,7 @@ impl Driver {
                 text: send.draft.text,
                 mentioned_user_ids: send.draft.mentioned_user_ids,
                 mentions_all: send.draft.mentions_all,
-                attachment_receipts: Vec::new(),
+                attachment_receipts,
             });
             connection.write(send.request_id, frame, now);
         }

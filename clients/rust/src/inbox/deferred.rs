@@ -4,7 +4,9 @@
 use tokio::time::Instant;
 
 use super::{GRACE, Inbox, Output, Unknown};
-use crate::model::{Conversation, DeferredHead, MemberMarks, Preview, RawEvent, Watermark};
+use crate::model::{
+    Attachment, Conversation, DeferredHead, MemberMarks, Preview, RawEvent, Watermark, is_video,
+};
 use proto::messaging::v1::event::Kind;
 
 /// Rows that are kept: more than a server names.
@@ -54,6 +56,7 @@ impl DeferredRow {
         known.last_seq = known.last_seq.max(event.seq);
         known.last_message_index = known.last_message_index.max(event.message_index);
         if let Some(Kind::Message(message)) = &event.kind {
+            let is_video = |attachment: &&Attachment| is_video(attachment);
             let is_newer = known.preview.as_ref().is_none_or(|p| p.seq < event.seq);
             if is_newer {
                 known.preview = Some(Preview {
@@ -63,8 +66,8 @@ impl DeferredRow {
                     time_unix_ms: event.time_unix_ms,
                     text: message.text.chars().take(PREVIEW_CHARS_MAX).collect(),
                     joined: false,
-                    attachment_count: 0,
-                    video_count: 0,
+                    attachment_count: count(message.attachments.len()),
+                    video_count: count(message.attachments.iter().filter(is_video).count()),
                 });
             }
             if event.sender_id == own_user_id {
@@ -103,6 +106,11 @@ impl DeferredRow {
         let read = read.map_or(0, |read| read.message_index);
         self.0.unread_count = self.0.last_message_index.saturating_sub(read);
     }
+}
+
+/// A message has a handful of attachments.
+fn count(attachments: usize) -> u32 {
+    u32::try_from(attachments).unwrap_or(u32::MAX)
 }
 
 impl Inbox {

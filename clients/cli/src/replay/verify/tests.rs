@@ -35,6 +35,7 @@ fn held(sent: &Sent) -> Message {
         text: sent.text.clone(),
         mentioned_user_ids: Vec::new(),
         mentions_all: false,
+        attachments: Vec::new(),
     }
 }
 

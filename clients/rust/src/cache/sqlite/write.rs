@@ -3,7 +3,7 @@
 use prost::Message as _;
 use rusqlite::{Transaction, params};
 
-use super::{VERSION, row, set_fact, to_sql};
+use super::{VERSION, attachments, row, set_fact, to_sql};
 use crate::{
     cache::{Batch, Unsent},
     model::{Conversation, GroupChange, GroupSnippet, MemberMarks, Message},
@@ -76,6 +76,12 @@ CREATE TABLE group_changes (
 ) WITHOUT ROWID;
 ALTER TABLE messages ADD COLUMN mentions TEXT;
 ALTER TABLE unsent ADD COLUMN mentions TEXT;
+";
+/// Attachments (see [`attachments`]), and of messages that are not sent yet what proves them.
+pub(super) const ATTACHMENTS: &str = "
+ALTER TABLE messages ADD COLUMN attachments BLOB;
+ALTER TABLE unsent ADD COLUMN attachments BLOB;
+ALTER TABLE unsent ADD COLUMN receipts TEXT;
 ";
 /// Stands for all members among the ids of those who are mentioned.
 pub(super) const ALL: &str = "*";
@@ -155,7 +161,8 @@ fn insert_message(transaction: &Transaction<'_>, message: &Message) -> rusqlite:
     transaction
         .prepare_cached(
             "INSERT OR IGNORE INTO messages (conversation_id, message_index, seq, time_unix_ms,
-                 sender_id, message_id, text, mentions) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                 sender_id, message_id, text, mentions, attachments)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             message.conversation_id,
@@ -166,6 +173,7 @@ fn insert_message(transaction: &Transaction<'_>, message: &Message) -> rusqlite:
             message.message_id,
             message.text,
             mentions(&message.mentioned_user_ids, message.mentions_all),
+            attachments::encode(message.attachments.iter()),
         ])?;
     Ok(())
 }
@@ -296,20 +304,24 @@ fn raise_marks(
 fn queue(transaction: &Transaction<'_>, unsent: &Unsent) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT OR IGNORE INTO unsent (conversation_id, message_id, text, mentions)
-             VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR IGNORE INTO unsent (conversation_id, message_id, text, mentions, attachments,
+                 receipts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(params![
             unsent.conversation_id,
             unsent.message_id,
             unsent.draft.text,
             mentions(&unsent.draft.mentioned_user_ids, unsent.draft.mentions_all),
+            attachments::encode(unsent.draft.attachments.iter().map(|held| &held.attachment)),
+            attachments::receipts(&unsent.draft.attachments),
         ])?;
     transaction
         .prepare_cached(
             "INSERT INTO last_message_ids (conversation_id, message_id, changed)
              VALUES (?1, ?2, (SELECT COALESCE(MAX(changed), 0) + 1 FROM last_message_ids))
-             ON CONFLICT (conversation_id) DO UPDATE SET message_id = excluded.message_id,
+             ON CONFLICT (conversation_id) DO UPDATE SET
+                 -- A message that is sent again has an older name than the last.
+                 message_id = MAX(message_id, excluded.message_id),
                  changed = excluded.changed",
         )?
         .execute([&unsent.conversation_id, &unsent.message_id])?;

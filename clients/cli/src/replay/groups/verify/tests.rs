@@ -80,6 +80,7 @@ fn held(fact: &Fact, message_index: u64) -> Held {
             text: text.clone(),
             mentioned_user_ids: Vec::new(),
             mentions_all: false,
+            attachments: Vec::new(),
         }),
         What::Added(user_id) => change(GroupChangeKind::Added, user_id, 1),
         What::Removed(user_id) => change(GroupChangeKind::Removed, user_id, 0),
