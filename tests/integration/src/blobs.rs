@@ -5,10 +5,9 @@ use std::io::Cursor;
 use harness::TestServer as Server;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use messenger_client::{
-    Client, Draft, NewAccount,
-    model::{MessageRange, Purpose, Variant},
+    Client, Download, Draft, ErrorReason, NewAccount, Upload,
+    model::{MessageRange, Variant},
 };
-use proto::blob::v1::UrlRequest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -59,13 +58,13 @@ async fn a_picture_reaches_the_other_member_byte_for_byte_and_nobody_else() {
     let content = picture();
     let uploaded = ada
         .blobs()
-        .upload(content.clone(), Purpose::Attachment, |_, _| {})
+        .upload(Upload::attachment(content.clone()), |_| {})
         .await
         .unwrap();
     assert!(!uploaded.existed);
     let again = ada
         .blobs()
-        .upload(content, Purpose::Attachment, |_, _| {})
+        .upload(Upload::attachment(content), |_| {})
         .await
         .unwrap();
     assert!(again.existed, "the same bytes are sent once");
@@ -87,8 +86,8 @@ async fn a_picture_reaches_the_other_member_byte_for_byte_and_nobody_else() {
     assert_eq!((attachment.width, attachment.height), (400, 300));
 
     let blobs = grace.blobs();
-    let seen = blobs.url_of(&conversation, sent.seq, attachment, Variant::Original);
-    let url = seen.await.unwrap().expect("a member sees it").url;
+    let download = Download::at(&conversation, sent.seq, attachment);
+    let url = blobs.url(&download).await.expect("a member sees it").url;
     let (head, body) = get(&url, "").await;
     assert!(head.starts_with("http/1.1 200"), "{head}");
     assert!(
@@ -115,14 +114,25 @@ async fn a_picture_reaches_the_other_member_byte_for_byte_and_nobody_else() {
     assert!(get(&forged, "").await.0.starts_with("http/1.1 403"));
 
     let blobs_of_mallory = mallory.blobs();
-    let seen = blobs_of_mallory.url_of(&conversation, sent.seq, attachment, Variant::Small);
-    assert_eq!(seen.await.unwrap(), None, "who is no member sees nothing");
-    let elsewhere = UrlRequest {
-        blob_id: attachment.blob_id.clone(),
-        variant: Variant::Small.into(),
-        conversation_id: conversation,
-        seq: sent.seq + 1,
-    };
+    let small = download.clone().variant(Variant::Small);
+    let seen = blobs_of_mallory.url(&small).await.unwrap_err();
+    assert_eq!(
+        seen.reason(),
+        ErrorReason::BlobNotFound,
+        "who is no member sees nothing"
+    );
+    let elsewhere = Download::at(&conversation, sent.seq + 1, attachment);
     // An event that is not there yet is waited for, and is not there.
-    assert!(grace.blobs().urls(vec![elsewhere]).await.is_err());
+    assert!(grace.blobs().urls(&[elsewhere]).await.is_err());
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("picture.png");
+    let saved = blobs
+        .download(download.clone(), &path, |_| {})
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), body);
+    assert_eq!(saved.sha256, attachment.sha256);
+    let again = blobs.download(download, &path, |_| {}).await;
+    assert!(again.is_err(), "a file that is there stays as it is");
 }
