@@ -140,6 +140,12 @@ pub(crate) struct Replay {
     /// Messages a second, or max
     #[arg(long, default_value = "max", value_parser = parse_speed, value_name = "max|N")]
     pub(crate) speed: Speed,
+    /// Attach pictures to one message in ten, and look at all of them on somebody else's device afterwards
+    #[arg(long)]
+    pub(crate) attachments: bool,
+    /// What the pictures are made from
+    #[arg(long, default_value_t = 1, requires = "attachments")]
+    pub(crate) seed: u64,
     /// Devices of each user that are connected
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub(crate) sessions_per_user: u8,
