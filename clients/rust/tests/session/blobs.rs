@@ -336,7 +336,7 @@ async fn a_message_has_its_attachments_at_once_on_other_devices_and_after_a_rest
     assert_eq!(fake.state.lock().blobs.attachments(&receipts), attachments);
     session.close().await;
     let kept = cache.messages("a", 0, 10).await.unwrap();
-    assert_eq!(kept, [told.clone()]);
+    assert_eq!(kept, std::slice::from_ref(&told));
     let (other, mut events) = connect(&fake, Options::from_beginning()).await;
     assert_eq!(soon(events.next_message()).await.unwrap(), told);
     other.close().await;
