@@ -219,10 +219,8 @@ async fn a_picture_that_takes_too_long_is_refused_and_holds_its_memory_until_it_
     assert!(matches!(refused, Err(PictureError::TooLarge(_))));
     assert!(pictures.budget.available_permits() < all);
     let freed = pictures.budget.acquire_many(all as u32);
-    time::timeout(Duration::from_secs(30), freed)
-        .await
-        .unwrap()
-        .unwrap();
+    let freed = time::timeout(Duration::from_secs(30), freed).await;
+    assert!(freed.unwrap().is_ok());
 }
 
 #[test]
