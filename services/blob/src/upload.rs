@@ -505,18 +505,24 @@ impl Service {
         Ok((hash.finalize().into(), head.freeze()))
     }
 
+    /// All bytes, if they are still those that were checked: another process may have written since.
     async fn read_whole(&self, upload: &Upload) -> Result<Bytes, ApiError> {
         let size = usize::try_from(upload.size_bytes).unwrap_or(usize::MAX);
-        let mut whole = BytesMut::with_capacity(size);
+        let (mut whole, mut hash) = (BytesMut::with_capacity(size), Sha256::new());
         let mut parts = self.objects.read_stage(stage_key(upload)).await?;
         while let Some(part) = parts.next().await {
             let part = part?;
             if whole.len() + part.len() > size {
-                return Err(ApiError::internal(&"an upload has more bytes than it may"));
+                return Err(ObjectError::Changed.into());
             }
+            hash.update(&part);
             whole.extend_from_slice(&part);
         }
-        Ok(whole.freeze())
+        let sha256: [u8; 32] = hash.finalize().into();
+        match sha256 == upload.source_sha256 {
+            true => Ok(whole.freeze()),
+            false => Err(ObjectError::Changed.into()),
+        }
     }
 }
 
