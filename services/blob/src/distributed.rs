@@ -126,8 +126,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
         streams_per_connection_max: u32::try_from(streams_max).unwrap_or(u32::MAX),
         ..ServerConfig::default()
     };
-    let listening =
-        Listening::begin(settings.server.listen, &blob::SERVICES, auth, server).await?;
+    let listening = Listening::begin(settings.server.listen, &blob::SERVICES, auth, server).await?;
 
     let profile = channel::replicas(settings.profile_addresses.clone());
     let tasks = Tasks::new();

@@ -37,7 +37,7 @@ fn picture() -> Vec<u8> {
 }
 
 /// Status line with headers, and body.
-async fn get(url: &str, headers: &str) -> (String, Vec<u8>) {
+pub(crate) async fn get(url: &str, headers: &str) -> (String, Vec<u8>) {
     let rest = url.strip_prefix("http://").unwrap();
     let (address, path) = rest.split_at(rest.find('/').unwrap());
     let mut stream = TcpStream::connect(address).await.unwrap();
