@@ -32,7 +32,7 @@ use crate::{
 };
 
 mod active;
-#[cfg(all(test, feature = "distributed"))]
+#[cfg(test)]
 mod tests;
 
 pub(crate) use self::active::Active;

@@ -1,4 +1,5 @@
 //! Two replicas of the service, on a real PostgreSQL and a real S3 server.
+#![cfg(feature = "distributed")]
 
 use std::io::Cursor;
 
