@@ -3,15 +3,17 @@
 use std::{
     io::SeekFrom,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use proto::{
     blob::v1::{
         BatchSignUrlsRequest, Blob, GetUploadRequest, Purpose, SignedUrl, UploadHeader,
@@ -273,7 +275,7 @@ impl Blobs {
         let first = UploadRequest {
             part: Some(Part::Header(header)),
         };
-        let messages = stream::once(async move { first }).chain(data);
+        let messages = Messages(stream::once(async move { first }).chain(data).boxed());
         let mut request = authorized((), token)?.map(|()| messages);
         request.set_timeout(TRY_MAX);
         let way = inner.transport.way();
@@ -292,11 +294,23 @@ impl Blobs {
     }
 }
 
+/// What is sent of an upload. A type of its own, without a lifetime that the compiler would have to
+/// believe in for an upload to be spawned.
+struct Messages(stream::BoxStream<'static, UploadRequest>);
+
+impl Stream for Messages {
+    type Item = UploadRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
 type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 async fn upload(
     channel: tonic::transport::Channel,
-    request: Request<impl futures_util::Stream<Item = UploadRequest> + Send + 'static>,
+    request: Request<Messages>,
 ) -> std::result::Result<UploadResponse, Status> {
     let answer = BlobServiceClient::new(channel).upload(request).await;
     answer.map(tonic::Response::into_inner)

@@ -254,3 +254,27 @@ fn open_folder(path: PathBuf) -> Result<Opened, NotThere> {
         _lock: Some(lock),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_waits_for_the_folder_and_gets_it_when_the_first_is_gone() {
+        let above = tempfile::tempdir().unwrap();
+        let folder = above.path().join("new/objects");
+        let first = open_folder(folder.clone());
+        assert!(first.is_ok());
+        let second = open_folder(folder.clone());
+        assert!(matches!(second, Err(NotThere::Away(_))));
+        drop(first);
+        assert!(open_folder(folder).is_ok());
+        // A file is no folder, however long one waits.
+        let file = above.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let Err(NotThere::Wrong(error)) = open_folder(file) else {
+            panic!("a file was opened as a folder");
+        };
+        assert!(error.to_string().contains("objects.local.path"), "{error}");
+    }
+}

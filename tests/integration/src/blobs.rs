@@ -27,7 +27,7 @@ async fn user(server: &Server, name: &str) -> (Client, String) {
     (client, id)
 }
 
-fn picture() -> Vec<u8> {
+pub(crate) fn picture() -> Vec<u8> {
     let pixels = RgbImage::from_fn(400, 300, |x, y| Rgb([x as u8, y as u8, (x ^ y) as u8]));
     let mut content = Vec::new();
     DynamicImage::ImageRgb8(pixels)

@@ -165,3 +165,41 @@ async fn pictures_survive_kill_9_of_a_blob_process_in_the_middle_of_an_upload() 
         assert!(seen == image, "other pixels than those that were uploaded");
     }
 }
+
+/// What may be under way of an upload: the windows and buffers of both connections, and no more.
+const UNDER_WAY_BYTES_MAX: u64 = 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_waits_at_its_sender_and_not_in_messaging_while_blob_does_not_read() {
+    let cluster = cluster().await;
+    let (ada, _) = user(&cluster.urls()[0], "ada").await;
+    let (_, content) = noise();
+    let size = content.len() as u64;
+    // Connected, or it would not be sent at all.
+    let blobs = ada.blobs();
+    let small = blobs.upload(crate::blobs::picture(), Purpose::Attachment, |_, _| {});
+    small.await.unwrap();
+    for node in ["blob-0", "blob-1"] {
+        cluster.pause(node).unwrap();
+    }
+    let furthest = Arc::new(AtomicU64::default());
+    let told = furthest.clone();
+    let upload = tokio::spawn(async move {
+        let progress = move |sent: u64, _: u64| {
+            told.fetch_max(sent, Ordering::SeqCst);
+        };
+        blobs.upload(content, Purpose::Attachment, progress).await
+    });
+    // Nothing shows that it will send no more: it has more than enough time for all.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let sent = furthest.load(Ordering::SeqCst);
+    assert!(
+        sent > 0 && sent < UNDER_WAY_BYTES_MAX,
+        "{sent} bytes of {size} were sent to nobody"
+    );
+    for node in ["blob-0", "blob-1"] {
+        cluster.resume(node).unwrap();
+    }
+    let uploaded = upload.await.unwrap().unwrap();
+    assert_eq!(uploaded.blob.size_bytes, size);
+}
