@@ -26,7 +26,7 @@ async fn user(server: &Server, name: &str) -> (Client, String) {
     (client, id)
 }
 
-fn picture() -> Vec<u8> {
+pub(crate) fn picture() -> Vec<u8> {
     let pixels = RgbImage::from_fn(400, 300, |x, y| Rgb([x as u8, y as u8, (x ^ y) as u8]));
     let mut content = Vec::new();
     DynamicImage::ImageRgb8(pixels)
@@ -36,7 +36,7 @@ fn picture() -> Vec<u8> {
 }
 
 /// Status line with headers, and body.
-async fn get(url: &str, headers: &str) -> (String, Vec<u8>) {
+pub(crate) async fn get(url: &str, headers: &str) -> (String, Vec<u8>) {
     let rest = url.strip_prefix("http://").unwrap();
     let (address, path) = rest.split_at(rest.find('/').unwrap());
     let mut stream = TcpStream::connect(address).await.unwrap();
