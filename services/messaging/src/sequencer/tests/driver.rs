@@ -152,12 +152,12 @@ impl PartitionReader for Reader {
 
     async fn next(&mut self, max: usize) -> Result<Vec<Record>, LogError> {
         loop {
-            let all = self.log.records.lock().clone();
-            let records: Vec<_> = all
-                .into_iter()
-                .filter(|record| record.offset >= self.next)
-                .take(max)
-                .collect();
+            let records = {
+                let all = self.log.records.lock();
+                let from = all.partition_point(|record| record.offset < self.next);
+                let next = all.iter().skip(from).take(max);
+                next.cloned().collect::<Vec<_>>()
+            };
             if let Some(last) = records.last() {
                 self.next = last.offset + 1;
                 self.log.read.fetch_add(records.len(), Ordering::SeqCst);

@@ -16,9 +16,47 @@ use runtime::shutdown::Tasks;
 use super::{
     cases::accepted,
     driver::Running,
+    reference::Expected,
     world::{Said, World, message_id, user},
 };
-use crate::{limits::POSITION_INTERVAL, sequencer::Sequencers};
+use crate::{codec, limits::POSITION_INTERVAL, sequencer::Sequencers};
+
+impl World {
+    /// What was confirmed is right, each time that it was made, and whatever the position has passed is
+    /// among it.
+    pub(super) fn check_references(&self, expected: &Expected) {
+        for (offset, record) in &self.references {
+            if !matches!(record, references_record::Record::Barrier(_)) {
+                assert_eq!(Some(record), expected.references.get(offset), "at {offset}");
+            }
+        }
+        for (offset, record) in expected.references.range(..self.store.position) {
+            let is_there = self.references.contains(&(*offset, record.clone()));
+            assert!(is_there, "the position passed what {offset} refers to");
+        }
+    }
+
+    /// Unless one was lost with a node, what the last barriers say is passed on.
+    pub(super) fn check_barriers(&self) {
+        let said =
+            self.log
+                .iter()
+                .filter_map(|record| match codec::decode_messages(&record.payload) {
+                    Ok(codec::MessagesRecord::Barrier { as_of_unix_ms }) => Some(as_of_unix_ms),
+                    _ => None,
+                });
+        let passed = self
+            .references
+            .iter()
+            .filter_map(|(_, record)| match record {
+                references_record::Record::Barrier(barrier) => Some(barrier.as_of_unix_ms),
+                _ => None,
+            });
+        if !self.has_crashed {
+            assert_eq!(passed.max(), said.max(), "a barrier is lost");
+        }
+    }
+}
 
 fn with_attachments(attachments: &[u8]) -> Said {
     Said {
