@@ -12,8 +12,12 @@ use std::{
 use cluster::{Cluster, ClusterOptions};
 use image::{DynamicImage, ImageFormat, RgbImage};
 use messenger_client::{
-    Client, Draft, NewAccount,
-    model::{MessageRange, Purpose, Variant},
+    Client, Download, Draft, NewAccount, Upload, Uploaded,
+    model::{MessageRange, Purpose},
+};
+use proto::blob::v1::{
+    GetUploadRequest, UploadHeader, UploadRequest, UploadResponse,
+    blob_service_client::BlobServiceClient, upload_request::Part,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
@@ -21,12 +25,12 @@ use tokio::{runtime::Handle, task::block_in_place};
 use uuid::Uuid;
 
 use super::cluster;
-use crate::blobs::get;
+use crate::blobs::http::ask;
 
 /// How long a killed node may take until it serves again.
 const BACK_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Bytes that the SDK tells of at a time.
+/// Bytes of a part.
 const PART_BYTES: u64 = 64 * 1024;
 
 /// A picture that no format makes smaller: 5.5 MiB.
@@ -52,6 +56,87 @@ async fn user(url: &str, name: &str) -> (Client, String) {
     client.register(account).await.unwrap();
     let id = client.profile_by_username(name).await.unwrap().user_id;
     (client, id)
+}
+
+/// One try of an upload, from where the server's bytes end; `progress` hears of each part that is taken, as
+/// soon as it is.
+async fn try_upload(
+    (ada, url): (&Client, &str),
+    upload_id: &str,
+    content: &[u8],
+    progress: impl Fn(u64, u64) + Send + 'static,
+) -> Result<UploadResponse, tonic::Status> {
+    let token = ada.credentials().await.unwrap().access_token;
+    let bearer: tonic::metadata::MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
+    let channel = tonic::transport::Endpoint::from_shared(url.to_owned()).unwrap();
+    let authorize = move |mut request: tonic::Request<()>| {
+        let metadata = request.metadata_mut();
+        metadata.insert("authorization", bearer.clone());
+        Ok(request)
+    };
+    let mut client = BlobServiceClient::with_interceptor(channel.connect_lazy(), authorize);
+    let upload_id = upload_id.to_owned();
+    let asked = GetUploadRequest {
+        upload_id: upload_id.clone(),
+    };
+    let offset = match client
+        .get_upload(asked)
+        .await
+        .map(tonic::Response::into_inner)
+    {
+        Ok(answer) => match answer.finished {
+            Some(finished) => return Ok(finished),
+            None => answer.received_bytes,
+        },
+        Err(status) if status.code() == tonic::Code::NotFound => 0,
+        Err(status) => return Err(status),
+    };
+    let size = content.len() as u64;
+    let header = Part::Header(UploadHeader {
+        upload_id,
+        offset,
+        size_bytes: size,
+        sha256: Sha256::digest(content).to_vec(),
+        purpose: Purpose::Attachment.into(),
+        poster_receipt: String::new(),
+    });
+    let rest = content[offset as usize..].chunks(PART_BYTES as usize);
+    let data = rest.map(|data| Part::Data(data.to_vec().into()));
+    let parts: Vec<_> = std::iter::once(header).chain(data).collect();
+    let mut sent = offset;
+    let messages = parts.into_iter().map(move |part| {
+        if let Part::Data(data) = &part {
+            sent += data.len() as u64;
+        }
+        progress(sent, size);
+        UploadRequest { part: Some(part) }
+    });
+    let messages = tokio_stream::iter(messages);
+    Ok(client.upload(messages).await?.into_inner())
+}
+
+/// Uploads through messaging, and goes on after each break.
+async fn upload(
+    of: (&Client, &str),
+    content: &[u8],
+    progress: impl Fn(u64, u64) + Clone + Send + 'static,
+) -> Uploaded {
+    let upload_id = Uuid::now_v7().to_string();
+    let started = Instant::now();
+    loop {
+        match try_upload(of, &upload_id, content, progress.clone()).await {
+            Ok(answer) => {
+                return Uploaded {
+                    blob: answer.blob.unwrap(),
+                    receipt: answer.receipt,
+                    receipt_expires_unix_ms: answer.receipt_expires_unix_ms,
+                    existed: answer.existed,
+                };
+            }
+            Err(status) => assert!(started.elapsed() < BACK_DEADLINE, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Kills both nodes of blob, one after the other, as an upload goes on: so the one that takes it dies, and
@@ -121,13 +206,8 @@ async fn pictures_survive_kill_9_of_a_blob_process_in_the_middle_of_an_upload() 
     let size = content.len() as u64;
     let killer = Arc::new(Killer::new(cluster.clone()));
     let told = killer.clone();
-    let uploaded = ada
-        .blobs()
-        .upload(content, Purpose::Attachment, move |sent, size| {
-            told.progress(sent, size);
-        })
-        .await
-        .unwrap();
+    let progress = move |sent, size| told.progress(sent, size);
+    let uploaded = upload((&ada, &urls[0]), &content, progress).await;
     assert!(killer.second.load(Ordering::SeqCst), "both were killed");
     let went_on_at = killer.went_on_at.load(Ordering::SeqCst);
     assert!(went_on_at > 0, "no node was in the middle of the upload");
@@ -148,8 +228,8 @@ async fn pictures_survive_kill_9_of_a_blob_process_in_the_middle_of_an_upload() 
     let pages = grace.list_messages(vec![range]).await.unwrap();
     let attachment = &pages[0].messages.last().unwrap().attachments[0];
     let blobs = grace.blobs();
-    let url = blobs.url_of(&conversation, sent.seq, attachment, Variant::Original);
-    let url = url.await.unwrap().expect("a member sees it").url;
+    let download = Download::at(&conversation, sent.seq, attachment);
+    let url = blobs.url(&download).await.expect("a member sees it").url;
     let path = &url[url.find("/v1/").unwrap()..];
     let nodes = cluster.http_urls();
     assert!(
@@ -158,10 +238,10 @@ async fn pictures_survive_kill_9_of_a_blob_process_in_the_middle_of_an_upload() 
     );
     // By whichever node the URL was signed, and at the other one too.
     for node in nodes {
-        let (head, body) = get(&format!("{node}{path}"), "").await;
-        assert!(head.starts_with("http/1.1 200"), "{head}");
-        assert_eq!(Sha256::digest(&body).to_vec(), attachment.sha256);
-        let seen = image::load_from_memory(&body).unwrap();
+        let answer = ask("GET", &format!("{node}{path}"), &[]).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(Sha256::digest(&answer.body).to_vec(), attachment.sha256);
+        let seen = image::load_from_memory(&answer.body).unwrap();
         assert!(seen == image, "other pixels than those that were uploaded");
     }
 }
@@ -176,19 +256,19 @@ async fn an_upload_waits_at_its_sender_and_not_in_messaging_while_blob_does_not_
     let (_, content) = noise();
     let size = content.len() as u64;
     // Connected, or it would not be sent at all.
-    let blobs = ada.blobs();
-    let small = blobs.upload(crate::blobs::picture(), Purpose::Attachment, |_, _| {});
-    small.await.unwrap();
+    let small = Upload::attachment(crate::blobs::png(1));
+    ada.blobs().upload(small, |_| {}).await.unwrap();
     for node in ["blob-0", "blob-1"] {
         cluster.pause(node).unwrap();
     }
     let furthest = Arc::new(AtomicU64::default());
     let told = furthest.clone();
-    let upload = tokio::spawn(async move {
+    let url = cluster.urls()[0].clone();
+    let uploading = tokio::spawn(async move {
         let progress = move |sent: u64, _: u64| {
             told.fetch_max(sent, Ordering::SeqCst);
         };
-        blobs.upload(content, Purpose::Attachment, progress).await
+        upload((&ada, &url), &content, progress).await
     });
     // Nothing shows that it will send no more: it has more than enough time for all.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -200,6 +280,6 @@ async fn an_upload_waits_at_its_sender_and_not_in_messaging_while_blob_does_not_
     for node in ["blob-0", "blob-1"] {
         cluster.resume(node).unwrap();
     }
-    let uploaded = upload.await.unwrap().unwrap();
+    let uploaded = uploading.await.unwrap();
     assert_eq!(uploaded.blob.size_bytes, size);
 }
