@@ -84,8 +84,8 @@ impl Config {
             (
                 "removal_interval_ms",
                 self.removal_interval,
-                1_000,
-                "must be 1000 at least",
+                10,
+                "must be 10 at least",
             ),
         ] {
             if time < Duration::from_millis(least) {

@@ -62,7 +62,7 @@ async fn user(url: &str, name: &str) -> (Client, String) {
 /// soon as it is.
 async fn try_upload(
     (ada, url): (&Client, &str),
-    upload_id: &str,
+    (upload_id, is_first): (&str, bool),
     content: &[u8],
     progress: impl Fn(u64, u64) + Send + 'static,
 ) -> Result<UploadResponse, tonic::Status> {
@@ -79,18 +79,20 @@ async fn try_upload(
     let asked = GetUploadRequest {
         upload_id: upload_id.clone(),
     };
-    let offset = match client
-        .get_upload(asked)
-        .await
-        .map(tonic::Response::into_inner)
-    {
-        Ok(answer) => match answer.finished {
-            Some(finished) => return Ok(finished),
-            None => answer.received_bytes,
-        },
-        Err(status) if status.code() == tonic::Code::NotFound => 0,
-        Err(status) => return Err(status),
-    };
+    let mut offset = 0;
+    if !is_first {
+        match client.get_upload(asked).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                if let Some(finished) = answer.finished {
+                    return Ok(finished);
+                }
+                offset = answer.received_bytes;
+            }
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            Err(status) => return Err(status),
+        }
+    }
     let size = content.len() as u64;
     let header = Part::Header(UploadHeader {
         upload_id,
@@ -122,9 +124,11 @@ async fn upload(
     progress: impl Fn(u64, u64) + Clone + Send + 'static,
 ) -> Uploaded {
     let upload_id = Uuid::now_v7().to_string();
-    let started = Instant::now();
+    let (started, mut is_first) = (Instant::now(), true);
     loop {
-        match try_upload(of, &upload_id, content, progress.clone()).await {
+        let which = (upload_id.as_str(), is_first);
+        is_first = false;
+        match try_upload(of, which, content, progress.clone()).await {
             Ok(answer) => {
                 return Uploaded {
                     blob: answer.blob.unwrap(),
