@@ -82,6 +82,29 @@ pub(crate) enum Command {
         #[arg(required = true)]
         text: Vec<String>,
     },
+    /// Send pictures and videos as one message
+    Attach {
+        /// The other user's name
+        name: String,
+        #[command(flatten)]
+        attach: Files,
+    },
+    /// Save the pictures and videos of a message
+    Save {
+        /// The other user's name
+        name: String,
+        #[command(flatten)]
+        save: Saving,
+    },
+    /// Make a picture the one of your profile
+    Picture {
+        /// JPEG, PNG, GIF or WebP
+        #[arg(required_unless_present = "remove")]
+        path: Option<PathBuf>,
+        /// Have none
+        #[arg(long, conflicts_with = "path")]
+        remove: bool,
+    },
     /// Groups: make, change, join and leave them, and write in them
     #[command(subcommand)]
     Group(GroupCommand),
@@ -128,6 +151,28 @@ pub(crate) struct Password {
 }
 
 #[derive(ClapArgs, Debug)]
+pub(crate) struct Files {
+    /// Pictures (JPEG, PNG, GIF, WebP) and videos (MP4, QuickTime, WebM), at most 16 MiB each
+    #[arg(required = true, num_args = 1..=10, value_name = "FILE")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// What to say with them
+    #[arg(long)]
+    pub(crate) text: Option<String>,
+}
+
+#[derive(ClapArgs, Debug)]
+pub(crate) struct Saving {
+    /// The number that stands after the #, where the message is shown [default: the last that has any]
+    pub(crate) message: Option<u64>,
+    /// Where; a file that is there already is left as it is
+    #[arg(long, default_value = ".", value_name = "FOLDER")]
+    pub(crate) to: PathBuf,
+    /// The small pictures instead
+    #[arg(long)]
+    pub(crate) thumbnail: bool,
+}
+
+#[derive(ClapArgs, Debug)]
 pub(crate) struct Replay {
     /// Logs, each with its NAME.annotation.txt beside it; with --groups also folders of logs, which need
     /// no annotations
@@ -140,6 +185,12 @@ pub(crate) struct Replay {
     /// Messages a second, or max
     #[arg(long, default_value = "max", value_parser = parse_speed, value_name = "max|N")]
     pub(crate) speed: Speed,
+    /// Attach pictures to one message in ten, and look at all of them on somebody else's device afterwards
+    #[arg(long)]
+    pub(crate) attachments: bool,
+    /// What the pictures are made from
+    #[arg(long, default_value_t = 1, requires = "attachments")]
+    pub(crate) seed: u64,
     /// Devices of each user that are connected
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub(crate) sessions_per_user: u8,

@@ -10,7 +10,13 @@ use messenger_client::{
 };
 use serde_json::json;
 
-use crate::{app::App, terminal::clean, text::to_messages};
+use crate::{
+    app::{App, Device},
+    args::{Files, Saving},
+    attachments,
+    terminal::clean,
+    text::to_messages,
+};
 
 /// Conversations of a page of the list.
 const LIST_PAGE_MAX: u32 = 100;
@@ -62,6 +68,8 @@ fn print_row(app: &App, conversation: &Conversation, own_id: &str) -> anyhow::Re
             "last_message_unix_ms": preview.time_unix_ms,
             "last_sender_id": preview.sender_id,
             "preview": preview.text,
+            "attachment_count": preview.attachment_count,
+            "video_count": preview.video_count,
         }));
     }
     let (unread, style) = match conversation.unread_count {
@@ -79,7 +87,7 @@ fn print_row(app: &App, conversation: &Conversation, own_id: &str) -> anyhow::Re
         "{}  {:<NAME_WIDTH$} {unread:>5}  {what}{}",
         app.clock.date_time(preview.time_unix_ms),
         clean(name),
-        clean(&preview.text),
+        attachments::preview(&preview),
     );
     app.line(app.styled(&line, style))?;
     Ok(())
@@ -145,7 +153,7 @@ pub(crate) fn shown_message(
     peer_name: &str,
     tick: Option<Tick>,
 ) -> String {
-    let text = clean(&message.text);
+    let text = attachments::line(message);
     match tick {
         Some(tick) => {
             let you = app.styled("you", Style::new().dim());
@@ -186,8 +194,31 @@ pub(crate) fn message_object(message: &Message, tick: Option<Tick>) -> serde_jso
         "text": message.text,
         "mentioned_user_ids": message.mentioned_user_ids,
         "mentions_all": message.mentions_all,
+        "attachments": message.attachments.iter().map(attachments::object).collect::<Vec<_>>(),
         "tick": tick.map(tick_name),
     })
+}
+
+/// Where the direct conversation with somebody is.
+async fn place(device: &Device, name: &str) -> anyhow::Result<attachments::Place> {
+    let peer = device.peer(name).await?;
+    let conversation = device.client.open_direct(&peer.user_id).await?;
+    Ok(attachments::Place {
+        conversation_id: conversation.conversation_id,
+        file_stem: peer.username,
+    })
+}
+
+pub(crate) async fn attach(app: &App, name: &str, command: &Files) -> anyhow::Result<()> {
+    let device = app.device()?;
+    let place = place(&device, name).await?;
+    attachments::attach(app, &device.client, &place, command).await
+}
+
+pub(crate) async fn save(app: &App, name: &str, command: &Saving) -> anyhow::Result<()> {
+    let device = app.device()?;
+    let place = place(&device, name).await?;
+    attachments::save(app, &device.client, &place, command).await
 }
 
 pub(crate) async fn send(app: &App, name: &str, words: &[String]) -> anyhow::Result<()> {

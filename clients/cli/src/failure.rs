@@ -87,6 +87,12 @@ pub(crate) fn explain(error: &Error, server: &str) -> String {
         R::InvitationInvalid => "the invitation is not good: unknown, revoked, used up or expired",
         R::JoinRequestNotFound => "that user has not asked to join, or was answered",
         R::GroupVersionChanged => "the group was changed meanwhile: look at it and try again",
+        R::MediaTypeNotAllowed => {
+            "that is neither a picture nor a video of a kind that can be sent"
+        }
+        R::PictureUnreadable => "the picture is damaged, or cut off",
+        R::PictureTooLarge => "the picture has too many pixels",
+        R::BlobTooLarge => "the file is empty, or larger than 16 MiB",
         R::SessionReplaced => "the same device is connected elsewhere",
         _ => "",
     };

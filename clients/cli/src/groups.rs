@@ -20,6 +20,7 @@ use self::people::{role_name, user_id, user_ids};
 use crate::{
     app::{App, Device},
     args::{Approval, GroupCommand, History, NewRole, NewSettings, Switch},
+    attachments,
     terminal::clean,
 };
 
@@ -45,6 +46,20 @@ pub(crate) async fn run(app: &App, command: &GroupCommand) -> anyhow::Result<()>
         C::Chat { group, limit } => {
             let group = at.find(group).await?;
             chat::run(app, &device, group, *limit).await
+        }
+        C::Attach { group, attach } => {
+            let place = at.place(group).await?;
+            attachments::attach(app, &device.client, &place, attach).await
+        }
+        C::Save { group, save } => {
+            let place = at.place(group).await?;
+            attachments::save(app, &device.client, &place, save).await
+        }
+        C::Picture { group, path, .. } => {
+            let group = at.find(group).await?;
+            let id = &group.group_id;
+            let changed = attachments::group_picture(app, &at.groups, id, path.as_ref());
+            at.done(&changed.await?, "changed")
         }
         C::Invite {
             group,
@@ -84,6 +99,16 @@ impl<'a> Place<'a> {
 
     async fn find(&self, wanted: &str) -> anyhow::Result<Group> {
         find::group(&self.groups, wanted).await
+    }
+
+    async fn place(&self, wanted: &str) -> anyhow::Result<attachments::Place> {
+        let group = self.find(wanted).await?;
+        // The name may hold what no file may be called; the id tells groups apart well enough.
+        let stem = group.group_id.split('-').next().unwrap_or_default();
+        Ok(attachments::Place {
+            conversation_id: group.conversation_id,
+            file_stem: format!("group-{stem}"),
+        })
     }
 
     async fn user_id(&self, name: &str) -> anyhow::Result<String> {

@@ -3,6 +3,7 @@
 mod account;
 mod app;
 mod args;
+mod attachments;
 mod chat;
 mod conversations;
 mod failure;
@@ -60,6 +61,9 @@ async fn run(args: &Args, clock: Clock) -> anyhow::Result<ExitCode> {
         Command::Conversations { limit } => conversations::list(&app, *limit).await?,
         Command::History { name, limit } => conversations::history(&app, name, *limit).await?,
         Command::Send { name, text } => conversations::send(&app, name, text).await?,
+        Command::Attach { name, attach } => conversations::attach(&app, name, attach).await?,
+        Command::Save { name, save } => conversations::save(&app, name, save).await?,
+        Command::Picture { path, .. } => attachments::picture(&app, path.as_ref()).await?,
         Command::Chat { name, limit } => chat::run(&app, name, *limit).await?,
         Command::Group(command) => groups::run(&app, command).await?,
         Command::Replay(_) => {}

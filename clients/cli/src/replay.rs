@@ -1,9 +1,11 @@
 //! Plays logs of a chat channel through real sessions, then reads everything back and compares.
 
+mod attached;
 mod cast;
 mod groups;
 mod log;
 mod patience;
+mod pictures;
 mod plan;
 mod play;
 mod read_back;
@@ -22,8 +24,10 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::{
+    attached::{Attached, Look},
     cast::Actor,
     log::Log,
+    pictures::Gallery,
     plan::Plan,
     report::Report,
     verify::{Findings, Source, View},
@@ -48,6 +52,8 @@ pub(crate) async fn run(global: &Global, command: &args::Replay) -> anyhow::Resu
         .collect::<anyhow::Result<_>>()?;
     let run = run_name();
 
+    let gallery = gallery(command)?;
+
     let mut report = Report::default();
     for (number, (path, log)) in logs.iter().enumerate() {
         let mut plan = Plan::default();
@@ -56,6 +62,7 @@ pub(crate) async fn run(global: &Global, command: &args::Replay) -> anyhow::Resu
             global,
             command,
             path,
+            gallery: gallery.as_ref(),
         };
         stage.perform(&plan, &mut report).await?;
     }
@@ -82,6 +89,7 @@ struct Stage<'a> {
     global: &'a Global,
     command: &'a args::Replay,
     path: &'a Path,
+    gallery: Option<&'a Gallery>,
 }
 
 impl Stage<'_> {
@@ -95,9 +103,19 @@ impl Stage<'_> {
             cast::assemble(&self.global.server, &plan.speakers, devices_each, &bar).await?;
         bar.finish_and_clear();
 
+        let attached = match self.gallery {
+            Some(gallery) => {
+                let authors = plan.messages.iter().map(|message| message.from);
+                let bar = |steps| self.bar("pictures", steps);
+                Attached::upload(&actors, &self.name(), authors, gallery, bar).await?
+            }
+            None => Attached::default(),
+        };
+
         let bar = self.bar("messages", plan.messages.len());
         let started = Instant::now();
-        let sent = play::play(&actors, &plan.messages, self.command.speed, &bar).await?;
+        let speed = self.command.speed;
+        let sent = play::play(&actors, &plan.messages, &attached, speed, &bar).await?;
         play::wait_for_devices(&actors, &sent).await;
         report.add_sent(&sent, started.elapsed().as_secs_f64());
         bar.finish_and_clear();
@@ -106,6 +124,18 @@ impl Stage<'_> {
         let read_back = read_back::read_back(&actors, &sent, &bar).await?;
         let still_unread = read_back::mark_read(&actors, &sent).await?;
         bar.finish_and_clear();
+
+        if let Some(gallery) = self.gallery {
+            let looks = looks(&actors, &sent);
+            let steps = looks.iter().map(|look| look.shown.len()).sum();
+            let bar = self.bar("looking at pictures", steps);
+            let (tally, examples) = attached::verify(&looks, gallery, &bar).await;
+            bar.finish_and_clear();
+            report.tally.add(tally);
+            for example in examples {
+                eprintln!("{}: {example}", self.path.display());
+            }
+        }
 
         let mut views = live_views(&actors);
         views.extend(read_back.views);
@@ -128,10 +158,13 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn bar(&self, what: &str, steps: usize) -> ProgressBar {
+    fn name(&self) -> String {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let name = name.split('.').next().unwrap_or_default();
-        progress_bar(self.global, name, what, steps)
+        name.split('.').next().unwrap_or_default().to_owned()
+    }
+
+    fn bar(&self, what: &str, steps: usize) -> ProgressBar {
+        progress_bar(self.global, &self.name(), what, steps)
     }
 }
 
@@ -152,6 +185,33 @@ fn progress_bar(global: &Global, name: &str, what: &str, steps: usize) -> Progre
     }
     bar.set_message(format!("{name}: {what}"));
     bar
+}
+
+/// The pictures of a run, if it has any.
+fn gallery(command: &args::Replay) -> anyhow::Result<Option<Gallery>> {
+    match command.attachments {
+        true => Gallery::new(command.seed).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// The acknowledged messages with attachments; each is looked at by its recipient.
+fn looks<'a>(actors: &'a [Actor], sent: &'a [play::Sent]) -> Vec<Look<'a>> {
+    let client = |user_id: &str| {
+        let actor = actors.iter().find(|actor| actor.user_id == user_id)?;
+        actor.seats.last().map(|seat| &seat.client)
+    };
+    let of_message = |sent: &'a play::Sent| {
+        let receipt = sent.receipt.filter(|_| !sent.shown.is_empty())?;
+        Some(Look {
+            conversation_id: &sent.conversation_id,
+            seq: receipt.seq,
+            shown: &sent.shown,
+            sender: client(&sent.sender_id)?,
+            reader: client(&sent.recipient_id)?,
+        })
+    };
+    sent.iter().filter_map(of_message).collect()
 }
 
 fn live_views(actors: &[Actor]) -> Vec<View> {

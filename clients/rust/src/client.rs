@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, transport::Channel};
 use crate::{
     auth::{Auth, authorized},
     backoff::Backoff,
+    blobs::http::HttpClient,
     error::{Error, ErrorKind, Result},
     model::ErrorReason,
     session::{Events, Options, Session},
@@ -38,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) auth: Arc<Auth>,
     pub(crate) user_agent: String,
     pub(crate) deadline: Duration,
+    pub(crate) http: HttpClient,
 }
 
 impl fmt::Debug for Client {
@@ -110,6 +112,7 @@ impl ClientBuilder {
                 transport,
                 user_agent: self.user_agent,
                 deadline: self.deadline,
+                http: HttpClient::new(),
             }),
         })
     }
@@ -223,7 +226,7 @@ impl Client {
     }
 
     /// One try with the device's token, replaced when the server says that it has expired.
-    async fn authorized_once<Q, A, F, W>(&self, message: Q, call: &F) -> Result<A>
+    pub(crate) async fn authorized_once<Q, A, F, W>(&self, message: Q, call: &F) -> Result<A>
     where
         F: Fn(Channel, Request<Q>) -> W,
         W: Future<Output = std::result::Result<Response<A>, Status>>,

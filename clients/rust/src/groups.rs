@@ -125,6 +125,10 @@ fn changed(group: Option<Group>, seq: u64) -> Result<Changed> {
 }
 
 impl Groups {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// How long a change is tried while its result is unknown; default 60 s.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {

@@ -37,7 +37,7 @@
 //! | people | [`Client::profile`], [`profile_by_username`](Client::profile_by_username), [`profiles`](Client::profiles), [`update_profile`](Client::update_profile), [`search_profiles`](Client::search_profiles), [`presence`](Client::presence) |
 //! | conversations | [`Client::open_direct`], [`conversation`](Client::conversation), [`list_conversations`](Client::list_conversations), [`list_changes`](Client::list_changes), [`unread_total`](Client::unread_total), [`mark_read`](Client::mark_read) |
 //! | groups | [`Client::groups`] gives [`Groups`]: make, change, join and leave them; [`Draft`] to mention members; [`Client::list_receipts`] |
-//! | pictures and videos | [`Client::blobs`] gives [`Blobs`]: upload them, and where they are; [`Session::send_attachment`] |
+//! | pictures, videos | [`Client::blobs`] gives [`Blobs`]: upload, download; [`Draft::attach`], [`Session::send_attachments`]; [`Client::set_profile_picture`], [`Groups::set_picture`] |
 //! | history | [`Client::list_messages`], [`list_events`](Client::list_events), [`Session::history`] |
 //! | sends without a session | [`Client::send_message`], [`send_status`](Client::send_status) |
 //! | live | [`Client::connect`] gives a [`Session`] to act and [`Events`] to listen |
@@ -94,7 +94,7 @@ mod tokens;
 mod transport;
 
 pub use accounts::{LogIn, NewAccount, ProfileUpdate};
-pub use blobs::{Blobs, Source, Uploaded};
+pub use blobs::{Blobs, Download, Downloaded, Progress, Source, Upload, Uploaded};
 #[cfg(feature = "cache")]
 pub use cache::SqliteCache;
 pub use cache::{Batch, Cache, Head, Stored, Unsent};
@@ -102,8 +102,8 @@ pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result, ServerError};
 pub use groups::{Changed, GroupUpdate, Groups, Joined, NewGroup};
 pub use model::{
-    Draft, ErrorReason, GroupChange, Message, Receipt, SendStatus, Tick, direct_conversation_id,
-    direct_peer, group_conversation_id, group_of,
+    Draft, DraftAttachment, ErrorReason, GroupChange, Message, Receipt, SendStatus, Tick,
+    direct_conversation_id, direct_peer, group_conversation_id, group_of, is_video,
 };
 pub use session::{Event, Events, Options, Outgoing, OutgoingState, Session, SessionState, Start};
 pub use stats::Stats;

@@ -1,7 +1,7 @@
 //! What the server tells, as the public contract defines it; the fields are documented there.
 
 pub use proto::{
-    blob::v1::{Blob, Purpose, Thumbnail, Variant},
+    blob::v1::{Blob, Purpose, SignedUrl, Thumbnail, Variant},
     error::v1::ErrorReason,
     groups::v1::{
         Group, GroupSettings, HistoryAccess, Invitation, JoinRequest,

@@ -4,6 +4,10 @@ use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
+/// The most that a number of things at the same time may be: far above what one process can deal with,
+/// and below what the counters can count.
+const AT_ONCE_MAX: usize = 1_000_000;
+
 /// The settings of the service. What is left out has its default, and a key that is not here is an error.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -40,6 +44,56 @@ pub struct Config {
     pub removal_interval: Duration,
     /// Connections of the HTTP listener; more are closed at once.
     pub http_connections_max: usize,
+}
+
+/// A setting that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct InvalidConfig {
+    /// As it is called in a file.
+    pub key: &'static str,
+    /// What it must be.
+    pub problem: &'static str,
+}
+
+impl Config {
+    /// Refuses what the service cannot work with.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        let url = self.public_url.as_str();
+        let is_web = url.starts_with("https://") || url.starts_with("http://");
+        if !url.is_empty() && (!is_web || url.ends_with('/')) {
+            return Err(InvalidConfig {
+                key: "public_url",
+                problem: "must begin with https:// or http:// and have no slash at its end",
+            });
+        }
+        for (key, number) in [
+            ("uploads_max", self.uploads_max),
+            ("pictures_max", self.pictures_max),
+            ("http_connections_max", self.http_connections_max),
+        ] {
+            if !(1..=AT_ONCE_MAX).contains(&number) {
+                let problem = "must be from 1 to 1000000";
+                return Err(InvalidConfig { key, problem });
+            }
+        }
+        for (key, time, least, problem) in [
+            ("silence_max_ms", self.silence_max, 1, "must not be 0"),
+            // Full seconds are signed.
+            ("url_life_ms", self.url_life, 1_000, "must be 1000 at least"),
+            (
+                "removal_interval_ms",
+                self.removal_interval,
+                10,
+                "must be 10 at least",
+            ),
+        ] {
+            if time < Duration::from_millis(least) {
+                return Err(InvalidConfig { key, problem });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for Config {
@@ -84,5 +138,27 @@ mod tests {
             let error = toml::from_str::<Config>(bad).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn a_setting_that_makes_no_sense_is_named() {
+        Config::default().check().unwrap();
+        for (text, key) in [
+            ("public_url = 'media.example.org'", "public_url"),
+            ("public_url = 'https://media.example.org/'", "public_url"),
+            ("uploads_max = 0", "uploads_max"),
+            ("pictures_max = 1000001", "pictures_max"),
+            ("http_connections_max = 0", "http_connections_max"),
+            ("silence_max_ms = 0", "silence_max_ms"),
+            ("url_life_ms = 999", "url_life_ms"),
+            ("removal_interval_ms = 0", "removal_interval_ms"),
+        ] {
+            let config: Config = toml::from_str(text).unwrap();
+            let error = config.check().unwrap_err();
+            assert_eq!(error.key, key);
+            assert!(error.to_string().starts_with(key), "{error}");
+        }
+        let config: Config = toml::from_str("public_url = 'https://a.example.org'").unwrap();
+        config.check().unwrap();
     }
 }

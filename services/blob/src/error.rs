@@ -23,9 +23,11 @@ impl From<ObjectError> for ApiError {
     fn from(error: ObjectError) -> Self {
         match error {
             ObjectError::NotFound => blob_not_found(),
-            ObjectError::Changed => Self::new(
-                ErrorReason::ChecksumMismatch,
-                "another connection has changed the bytes; begin again",
+            // What is there now is checked as a whole when the upload goes on: nothing is thrown away yet.
+            ObjectError::Changed => Self::retry_after(
+                ErrorReason::UploadBusy,
+                "another connection has changed the bytes; ask where it goes on",
+                BUSY_RETRY,
             ),
             ObjectError::Busy => Self::retry_after(
                 ErrorReason::UploadBusy,

@@ -77,6 +77,17 @@ pub struct Deps {
     pub tasks: Tasks,
 }
 
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] config::InvalidConfig),
+    /// The log does not let it read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
 /// The running service.
 #[derive(Clone)]
 pub struct Blobs {
@@ -108,7 +119,8 @@ struct Service {
 }
 
 /// Starts the service: it follows what refers to blobs from now on, and answers calls once it is served.
-pub async fn start(config: Config, deps: Deps) -> Result<Blobs, LogError> {
+pub async fn start(config: Config, deps: Deps) -> Result<Blobs, StartError> {
+    config.check()?;
     let Deps {
         store,
         objects,

@@ -1,5 +1,5 @@
 //! Pictures that strangers send: known by their content, read under limits, cleaned of what they say
-//! beside their pixels, and made smaller. See `media/README-part.md` for what it costs.
+//! beside their pixels, and made smaller. See the crate's README for what it costs.
 //!
 //! A picture is read in two steps. [`Plan::new`] walks the structure to its end, decodes nothing, and
 //! knows then what decoding costs at most; [`Plan::read`] copies what is known to be needed, decodes

@@ -4,11 +4,10 @@
 //! can go on with it. The blob's id is chosen at the beginning and noted before anything is kept under
 //! it, so that whatever a dead process leaves can be found and removed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use parking_lot::Mutex;
 use proto::error::v1::ErrorReason;
 use runtime::{
     auth::{Receipt, ReceiptError, ReceiptPurpose},
@@ -31,6 +30,13 @@ use crate::{
     receipts,
     store::{Begun, Finished},
 };
+
+mod active;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::active::Active;
+use self::active::ActiveGuard;
 
 /// How long a connection that is replaced may take to give up the upload.
 const TAKEOVER_TRIES: u32 = 30;
@@ -65,50 +71,6 @@ pub(crate) enum Beginning {
     There(Box<Uploaded>),
     /// Take the bytes.
     Receive(Box<Receiving>),
-}
-
-/// The connections that send to uploads, in this process. A newer one replaces an older one: a client
-/// that lost its connection must not wait until the server notices.
-#[derive(Default)]
-pub(crate) struct Active {
-    uploads: Mutex<HashMap<StageKey, (u64, CancellationToken)>>,
-}
-
-struct ActiveGuard {
-    active: Arc<Active>,
-    key: StageKey,
-    number: u64,
-}
-
-impl Active {
-    fn replace(self: &Arc<Self>, key: StageKey) -> (ActiveGuard, CancellationToken) {
-        let token = CancellationToken::new();
-        let mut uploads = self.uploads.lock();
-        let before = uploads.remove(&key);
-        let number = before.as_ref().map_or(0, |(number, _)| number + 1);
-        if let Some((_, before)) = before {
-            before.cancel();
-        }
-        uploads.insert(key, (number, token.clone()));
-        let guard = ActiveGuard {
-            active: self.clone(),
-            key,
-            number,
-        };
-        (guard, token)
-    }
-}
-
-impl Drop for ActiveGuard {
-    fn drop(&mut self) {
-        let mut uploads = self.active.uploads.lock();
-        if uploads
-            .get(&self.key)
-            .is_some_and(|(n, _)| *n == self.number)
-        {
-            uploads.remove(&self.key);
-        }
-    }
 }
 
 /// An upload whose bytes are coming.
@@ -360,7 +322,7 @@ impl Receiving {
         let service = self.service.clone();
         let (actual, head) = match (self.hash.take(), self.head.take()) {
             (Some(hash), Some(head)) => (hash.finalize().into(), head.freeze()),
-            _ => service.read_again(stage_key(&self.upload)).await?,
+            _ => service.read_again(&self.upload).await?,
         };
         if actual != self.upload.source_sha256 {
             self.forget().await?;
@@ -492,31 +454,41 @@ impl Receiving {
 }
 
 impl Service {
-    /// Hash and head of an upload that came in several pieces.
-    async fn read_again(&self, key: StageKey) -> Result<([u8; 32], Bytes), ApiError> {
-        let (mut hash, mut head) = (Sha256::new(), BytesMut::new());
-        let mut parts = self.objects.read_stage(key).await?;
+    /// Hash and head of an upload that came in several pieces, if no other process has cut it off since.
+    async fn read_again(&self, upload: &Upload) -> Result<([u8; 32], Bytes), ApiError> {
+        let (mut hash, mut head, mut size) = (Sha256::new(), BytesMut::new(), 0);
+        let mut parts = self.objects.read_stage(stage_key(upload)).await?;
         while let Some(part) = parts.next().await {
             let part = part?;
             let room = DETECT_BYTES - head.len();
             head.extend_from_slice(&part[..part.len().min(room)]);
             hash.update(&part);
+            size += part.len() as u64;
         }
-        Ok((hash.finalize().into(), head.freeze()))
+        match size == upload.size_bytes {
+            true => Ok((hash.finalize().into(), head.freeze())),
+            false => Err(ObjectError::Changed.into()),
+        }
     }
 
+    /// All bytes, if they are still those that were checked: another process may have written since.
     async fn read_whole(&self, upload: &Upload) -> Result<Bytes, ApiError> {
         let size = usize::try_from(upload.size_bytes).unwrap_or(usize::MAX);
-        let mut whole = BytesMut::with_capacity(size);
+        let (mut whole, mut hash) = (BytesMut::with_capacity(size), Sha256::new());
         let mut parts = self.objects.read_stage(stage_key(upload)).await?;
         while let Some(part) = parts.next().await {
             let part = part?;
             if whole.len() + part.len() > size {
-                return Err(ApiError::internal(&"an upload has more bytes than it may"));
+                return Err(ObjectError::Changed.into());
             }
+            hash.update(&part);
             whole.extend_from_slice(&part);
         }
-        Ok(whole.freeze())
+        let sha256: [u8; 32] = hash.finalize().into();
+        match sha256 == upload.source_sha256 {
+            true => Ok(whole.freeze()),
+            false => Err(ObjectError::Changed.into()),
+        }
     }
 }
 

@@ -29,6 +29,10 @@ const PASSED_ON_TO_PROFILE: [&str; 2] = [
 ];
 const PASSED_ON_TO_GROUPS: [&str; 1] = ["messenger.groups.v1.GroupService"];
 const PASSED_ON_TO_PRESENCE: [&str; 1] = ["messenger.presence.v1.PresenceService"];
+const PASSED_ON_TO_BLOB: [&str; 1] = ["messenger.blob.v1.BlobService"];
+/// What brings so many bytes that it has connections of its own: while they wait for the object store, they
+/// fill the window of their connection, and other calls on it would wait with them.
+const BULK_TO_BLOB: &str = "messenger.blob.v1.BlobService/Upload";
 
 /// The settings of a messaging process.
 #[derive(Debug, Deserialize)]
@@ -44,6 +48,8 @@ pub(crate) struct Settings {
     profile_addresses: Vec<String>,
     /// The same of groups.
     groups_addresses: Vec<String>,
+    /// The same of blob.
+    blob_addresses: Vec<String>,
     /// The replicas of presence, all of them, by name.
     presence: Vec<Replica>,
     /// Messaging itself.
@@ -142,6 +148,9 @@ fn gateway(settings: &Settings) -> Gateway {
     let to_presence = PASSED_ON_TO_PRESENCE.map(|service| (service, presence.clone()));
     let groups = channel::replicas(settings.groups_addresses.clone());
     let to_groups = PASSED_ON_TO_GROUPS.map(|service| (service, groups.clone()));
+    let blob = || channel::replicas(settings.blob_addresses.clone());
+    let (blobs, bulk) = (blob(), blob());
+    let to_blob = PASSED_ON_TO_BLOB.map(|service| (service, blobs.clone()));
     let all = to_profile.into_iter().chain(to_presence).chain(to_groups);
-    Gateway::new(all)
+    Gateway::new(all.chain(to_blob)).with_method(BULK_TO_BLOB, bulk)
 }

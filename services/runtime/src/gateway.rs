@@ -20,7 +20,10 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Which services are elsewhere, and how they are reached. Clones share the channels.
 #[derive(Clone)]
 pub struct Gateway {
+    /// Beginnings of paths.
     routes: Arc<[(String, Channel)]>,
+    /// Whole paths; they count first.
+    methods: Arc<[(String, Channel)]>,
 }
 
 impl Gateway {
@@ -30,7 +33,20 @@ impl Gateway {
             .into_iter()
             .map(|(service, channel)| (format!("/{service}/"), channel))
             .collect();
-        Self { routes }
+        Self {
+            routes,
+            methods: Arc::default(),
+        }
+    }
+
+    /// Passes on one method, such as `messenger.blob.v1.BlobService/Upload`, over a channel of its own.
+    #[must_use]
+    pub fn with_method(self, method: &str, channel: Channel) -> Self {
+        let methods = self.methods.iter().cloned();
+        Self {
+            methods: methods.chain([(format!("/{method}"), channel)]).collect(),
+            ..self
+        }
     }
 
     /// Whether a call of this path is passed on.
@@ -39,11 +55,12 @@ impl Gateway {
     }
 
     fn channel(&self, path: &str) -> Option<&Channel> {
-        let route = self
-            .routes
-            .iter()
-            .find(|(prefix, _)| path.starts_with(prefix));
-        route.map(|(_, channel)| channel)
+        let method = self.methods.iter().find(|(method, _)| path == method);
+        let route = || {
+            let mut routes = self.routes.iter();
+            routes.find(|(prefix, _)| path.starts_with(prefix))
+        };
+        method.or_else(route).map(|(_, channel)| channel)
     }
 
     pub(crate) async fn pass_on(self, request: Request<Incoming>) -> Response<Body> {

@@ -1,5 +1,5 @@
-//! A whole cluster on this machine: real Kafka, real PostgreSQL, and several processes of each
-//! service, on free ports, with all data in one folder that goes with it.
+//! A whole cluster on this machine: real Kafka, real PostgreSQL, an S3 server, and several processes of
+//! each service, on free ports, with all data in one folder that goes with it.
 //!
 //! `cargo run --release -p cluster` starts one for people. Tests start one with a proxy on every way
 //! between its parts, kill and stop and cut off what they like, and look what becomes of it.
@@ -23,6 +23,7 @@ use servers::{
     kafka::{self, Kafka},
     postgres::{Postgres, PostgresOptions},
     process::Signal,
+    s3::S3,
 };
 use tempfile::TempDir;
 use tokio::task::block_in_place;
@@ -42,6 +43,10 @@ const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(25);
 /// The name of PostgreSQL among the nodes.
 const POSTGRES: &str = "postgres";
+/// The same of the S3 server.
+const S3_NODE: &str = "s3";
+/// Where links of clients come from.
+const CLIENT: &str = "client";
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -56,6 +61,8 @@ pub struct ClusterOptions {
     pub presence: usize,
     /// Processes of groups.
     pub groups: usize,
+    /// Processes of blob.
+    pub blob: usize,
     /// Whether every way between two parts, and from clients, goes through a [`Link`].
     pub linked: bool,
     /// Partitions of each topic.
@@ -84,6 +91,7 @@ impl Default for ClusterOptions {
             profile: 2,
             presence: 2,
             groups: 2,
+            blob: 2,
             linked: false,
             // Each node has some of them, also when one is gone; fewer make fuller batches.
             partitions: 4,
@@ -98,6 +106,13 @@ impl Default for ClusterOptions {
     }
 }
 
+/// What the services need and do not bring.
+struct Servers {
+    kafka: Kafka,
+    postgres: Postgres,
+    s3: S3,
+}
+
 /// A running cluster. Nothing of it is left when it is dropped, or when its process is killed.
 #[derive(Debug)]
 pub struct Cluster {
@@ -106,6 +121,7 @@ pub struct Cluster {
     links: BTreeMap<String, Link>,
     kafka: Mutex<Kafka>,
     postgres: Mutex<Postgres>,
+    s3: Mutex<S3>,
     folder: PathBuf,
     _temporary: Option<TempDir>,
     options: ClusterOptions,
@@ -132,9 +148,8 @@ impl Cluster {
             nodes.values_mut().for_each(Node::set_temporary);
         }
         let links = settings::open_links(&options, &nodes).await?;
-        let (kafka, postgres) =
-            block_in_place(|| start_servers(&options, &folder, &nodes, &links))?;
-        let places = settings::Places::new(&options, &folder, &nodes, &links, &kafka, &postgres);
+        let servers = block_in_place(|| start_servers(&options, &folder, &nodes, &links))?;
+        let places = settings::Places::new(&options, &folder, &nodes, &links, &servers);
         places.lead_links()?;
         places.write_settings()?;
         let nodes = nodes
@@ -143,8 +158,9 @@ impl Cluster {
         let cluster = Self {
             nodes: nodes.collect(),
             links,
-            kafka: Mutex::new(kafka),
-            postgres: Mutex::new(postgres),
+            kafka: Mutex::new(servers.kafka),
+            postgres: Mutex::new(servers.postgres),
+            s3: Mutex::new(servers.s3),
             folder,
             _temporary: temporary,
             options,
@@ -161,22 +177,31 @@ impl Cluster {
     /// Where clients reach messaging, and everything else through it: one url for each node, through
     /// its link if there are links.
     pub fn urls(&self) -> Vec<String> {
+        self.urls_of(|node| (node.service == Service::Messaging).then_some(node.address))
+    }
+
+    /// Where clients upload and download by HTTP: one url for each node of blob, through its link if there
+    /// are links.
+    pub fn http_urls(&self) -> Vec<String> {
+        self.urls_of(|node| node.http_address)
+    }
+
+    fn urls_of(&self, address: impl Fn(&Node) -> Option<SocketAddr>) -> Vec<String> {
         let url = |(name, node): (&String, &Mutex<Node>)| {
-            let node = locked(node);
-            let link = self.links.get(&format!("client>{name}"));
-            let address = link.map_or(node.address, Link::address);
-            (node.service == Service::Messaging).then(|| format!("http://{address}"))
+            let address = address(&locked(node))?;
+            let link = self.links.get(&format!("{CLIENT}>{name}"));
+            Some(format!("http://{}", link.map_or(address, Link::address)))
         };
         self.nodes.iter().filter_map(url).collect()
     }
 
-    /// The names of everything that can be killed: `messaging-0`, `kafka-0`, `postgres`.
+    /// The names of everything that can be killed: `messaging-0`, `kafka-0`, `postgres`, `s3`.
     pub fn nodes(&self) -> Vec<String> {
         let brokers = (0..self.options.brokers).map(|at| format!("kafka-{at}"));
         let services = self.nodes.keys().cloned();
         services
             .chain(brokers)
-            .chain([POSTGRES.to_owned()])
+            .chain([POSTGRES, S3_NODE].map(str::to_owned))
             .collect()
     }
 
@@ -193,8 +218,10 @@ impl Cluster {
 
     /// The process of a node; none while it is down.
     pub fn pid(&self, name: &str) -> Option<u32> {
-        if name == POSTGRES {
-            return locked(&self.postgres).pid();
+        match name {
+            POSTGRES => return locked(&self.postgres).pid(),
+            S3_NODE => return locked(&self.s3).pid(),
+            _ => {}
         }
         match broker_number(name) {
             Some(at) => locked(&self.kafka).brokers().get(at)?.pid(),
@@ -212,6 +239,11 @@ impl Cluster {
         locked(&self.kafka).bootstrap_servers()
     }
 
+    /// The url of the S3 server.
+    pub fn s3_endpoint(&self) -> String {
+        locked(&self.s3).endpoint()
+    }
+
     /// The url of a service's database.
     pub fn database(&self, service: Service) -> String {
         locked(&self.postgres).url(service.name())
@@ -227,8 +259,10 @@ impl Cluster {
     /// SIGKILL.
     pub fn kill(&self, name: &str) -> Result<()> {
         block_in_place(|| {
-            if name == POSTGRES {
-                return locked(&self.postgres).kill();
+            match name {
+                POSTGRES => return locked(&self.postgres).kill(),
+                S3_NODE => return locked(&self.s3).kill(),
+                _ => {}
             }
             match broker_number(name) {
                 Some(at) => self.broker(at, kafka::Broker::kill),
@@ -239,8 +273,10 @@ impl Cluster {
 
     /// SIGSTOP: it keeps its connections and does nothing.
     pub fn pause(&self, name: &str) -> Result<()> {
-        if name == POSTGRES {
-            return locked(&self.postgres).pause();
+        match name {
+            POSTGRES => return locked(&self.postgres).pause(),
+            S3_NODE => return locked(&self.s3).pause(),
+            _ => {}
         }
         match broker_number(name) {
             Some(at) => self.broker(at, kafka::Broker::pause),
@@ -250,8 +286,10 @@ impl Cluster {
 
     /// SIGCONT.
     pub fn resume(&self, name: &str) -> Result<()> {
-        if name == POSTGRES {
-            return locked(&self.postgres).resume();
+        match name {
+            POSTGRES => return locked(&self.postgres).resume(),
+            S3_NODE => return locked(&self.s3).resume(),
+            _ => {}
         }
         match broker_number(name) {
             Some(at) => self.broker(at, kafka::Broker::resume),
@@ -261,8 +299,10 @@ impl Cluster {
 
     /// Starts a node in its old place, and waits until it serves.
     pub async fn start_again(&self, name: &str) -> Result<()> {
-        if name == POSTGRES {
-            return block_in_place(|| locked(&self.postgres).start_again());
+        match name {
+            POSTGRES => return block_in_place(|| locked(&self.postgres).start_again()),
+            S3_NODE => return block_in_place(|| locked(&self.s3).start_again()),
+            _ => {}
         }
         if let Some(at) = broker_number(name) {
             return block_in_place(|| self.broker(at, kafka::Broker::start_again));
@@ -380,6 +420,10 @@ fn make_keys(folder: &Path) -> Result<()> {
     for key in [settings::SERVICE_KEY, settings::USER_KEY] {
         KeyPair::load_or_create(&folder.join(key))?;
     }
+    let secret = folder.join(settings::URL_SECRET);
+    if !secret.exists() {
+        fs::write(secret, rand::random::<[u8; 32]>())?;
+    }
     Ok(())
 }
 
@@ -388,7 +432,7 @@ fn start_servers(
     folder: &Path,
     nodes: &BTreeMap<String, Node>,
     links: &BTreeMap<String, Link>,
-) -> Result<(Kafka, Postgres)> {
+) -> Result<Servers> {
     let kafka_options = kafka::Options {
         brokers: options.brokers,
         folder: Some(folder.join("kafka")),
@@ -407,9 +451,14 @@ fn start_servers(
         for service in Service::ALL {
             postgres.create_database(service.name())?;
         }
+        let s3 = S3::start()?;
         let kafka = kafka
             .join()
             .unwrap_or_else(|_| bail!("starting Kafka panicked"))?;
-        Ok((kafka, postgres))
+        Ok(Servers {
+            kafka,
+            postgres,
+            s3,
+        })
     })
 }

@@ -8,7 +8,7 @@ use cluster::{Cluster, ClusterOptions, Service};
 
 mod failover;
 
-/// Starts Kafka, PostgreSQL and several processes of each service on free ports.
+/// Starts Kafka, PostgreSQL, an S3 server and several processes of each service on free ports.
 #[derive(Debug, Parser)]
 #[command(name = "cluster", version)]
 struct Arguments {
@@ -47,6 +47,9 @@ struct Size {
     /// Processes of groups
     #[arg(long, global = true, default_value_t = 2)]
     groups: usize,
+    /// Processes of blob
+    #[arg(long, global = true, default_value_t = 2)]
+    blob: usize,
     /// Partitions of each topic
     #[arg(long, global = true, default_value_t = 4)]
     partitions: u32,
@@ -69,6 +72,7 @@ impl Size {
             profile: self.profile,
             presence: self.presence,
             groups: self.groups,
+            blob: self.blob,
             partitions: self.partitions,
             folder: self.folder.clone(),
             relaxed: self.relaxed,
@@ -88,7 +92,7 @@ async fn main() -> Result<()> {
 }
 
 async fn up(options: ClusterOptions) -> Result<()> {
-    println!("starting Kafka, PostgreSQL and the services; Ctrl-C ends it");
+    println!("starting Kafka, PostgreSQL, the S3 server and the services; Ctrl-C ends it");
     let cluster = tokio::select! {
         cluster = Cluster::start(options) => cluster?,
         interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
@@ -130,11 +134,15 @@ fn write_processes(cluster: &Cluster) -> Result<()> {
 /// What a person wants to know first.
 fn greeting(cluster: &Cluster) -> String {
     let urls = cluster.urls().join(",");
-    let mut lines = vec![format!("\nclients reach it at {urls}\n")];
+    let pictures = cluster.http_urls().join(",");
+    let mut lines = vec![format!(
+        "\nclients reach it at {urls}\nand upload and download by HTTP at {pictures}\n"
+    )];
     for name in cluster.nodes() {
         let address = match (cluster.address(&name), name.as_str()) {
             (Some(address), _) => format!("http://{address}"),
             (None, "postgres") => cluster.database(Service::Messaging),
+            (None, "s3") => cluster.s3_endpoint(),
             (None, _) => cluster.bootstrap_servers(),
         };
         let pid = cluster.pid(&name).unwrap_or_default();

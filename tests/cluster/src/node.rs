@@ -20,11 +20,19 @@ pub enum Service {
     Presence,
     /// Groups and their fan-out.
     Groups,
+    /// Pictures and video.
+    Blob,
 }
 
 impl Service {
     /// Every service, in the order in which a cluster is started.
-    pub const ALL: [Self; 4] = [Self::Profile, Self::Presence, Self::Groups, Self::Messaging];
+    pub const ALL: [Self; 5] = [
+        Self::Profile,
+        Self::Presence,
+        Self::Groups,
+        Self::Blob,
+        Self::Messaging,
+    ];
 
     /// Also the name of its program and of its database.
     pub const fn name(self) -> &'static str {
@@ -33,6 +41,7 @@ impl Service {
             Self::Profile => "profile",
             Self::Presence => "presence",
             Self::Groups => "groups",
+            Self::Blob => "blob",
         }
     }
 
@@ -43,6 +52,7 @@ impl Service {
             Self::Profile => "messenger.profile.v1.AccountService",
             Self::Presence => "messenger.presence.v1.PresenceService",
             Self::Groups => "messenger.groups.v1.GroupService",
+            Self::Blob => "messenger.blob.v1.BlobService",
         }
     }
 }
@@ -59,6 +69,8 @@ pub struct Node {
     pub(crate) service: Service,
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// Where it answers HTTP, if it does.
+    pub(crate) http_address: Option<SocketAddr>,
     program: PathBuf,
     folder: PathBuf,
     /// The folder that is to go with the cluster, however that ends.
@@ -77,10 +89,15 @@ impl Node {
         folder: &Path,
         environment: Vec<(String, String)>,
     ) -> Result<Self> {
+        let http_address = match service {
+            Service::Blob => Some(free_address()?),
+            _ => None,
+        };
         Ok(Self {
             service,
             name,
             address,
+            http_address,
             program: servers::program(service.name())?,
             folder: folder.to_owned(),
             temporary: None,

@@ -10,17 +10,18 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use servers::{
-    kafka::{ExtraListener, Kafka},
-    postgres::Postgres,
-};
+use servers::{kafka::ExtraListener, s3};
 
-use crate::{ClusterOptions, Link, Node, Service, node::free_address};
+use crate::{
+    CLIENT, ClusterOptions, Link, Node, POSTGRES, S3_NODE, Servers, Service, node::free_address,
+};
 
 /// The key that services sign their calls with.
 pub(crate) const SERVICE_KEY: &str = "service.pem";
 /// The key that profile signs tokens of users with.
 pub(crate) const USER_KEY: &str = "users.pem";
+/// The secret that blob signs URLs with.
+pub(crate) const URL_SECRET: &str = "urls.secret";
 
 /// Finds a place for every process.
 pub(crate) fn place_nodes(
@@ -34,6 +35,7 @@ pub(crate) fn place_nodes(
             Service::Profile => options.profile,
             Service::Presence => options.presence,
             Service::Groups => options.groups,
+            Service::Blob => options.blob,
         };
         for at in 0..count {
             let name = format!("{service}-{at}");
@@ -76,10 +78,16 @@ pub(crate) fn write_clock(folder: &Path, name: &str, offset_seconds: i64) -> Res
     fs::rename(new, folder.join(format!("{name}.clock"))).context("cannot set the clock")
 }
 
-/// The parts that a service calls, besides Kafka and PostgreSQL.
+/// The parts that a service calls, besides Kafka, PostgreSQL and S3.
 const fn calls(service: Service) -> &'static [Service] {
     match service {
-        Service::Messaging => &[Service::Profile, Service::Presence, Service::Groups],
+        Service::Messaging => &[
+            Service::Profile,
+            Service::Presence,
+            Service::Groups,
+            Service::Blob,
+        ],
+        Service::Blob => &[Service::Profile, Service::Messaging],
         Service::Groups => &[Service::Profile, Service::Presence],
         Service::Profile => &[],
         Service::Presence => &[Service::Profile, Service::Presence],
@@ -99,7 +107,7 @@ pub(crate) async fn open_links(
     if options.linked {
         for node in nodes.values() {
             let from = &node.name;
-            names.push(format!("{from}>postgres"));
+            names.push(format!("{from}>{POSTGRES}"));
             if uses_kafka(node.service) {
                 names.extend((0..options.brokers).map(|at| format!("{from}>kafka-{at}")));
             }
@@ -107,9 +115,16 @@ pub(crate) async fn open_links(
                 .values()
                 .filter(|to| calls(node.service).contains(&to.service) && to.name != *from);
             names.extend(called.map(|to| format!("{from}>{}", to.name)));
-            if node.service == Service::Messaging {
-                names.push(format!("client>{from}"));
-                names.push(format!("messaging>{from}"));
+            match node.service {
+                Service::Messaging => {
+                    names.push(format!("{CLIENT}>{from}"));
+                    names.push(format!("messaging>{from}"));
+                }
+                Service::Blob => {
+                    names.push(format!("{CLIENT}>{from}"));
+                    names.push(format!("{from}>{S3_NODE}"));
+                }
+                _ => {}
             }
         }
     }
@@ -153,8 +168,7 @@ pub(crate) struct Places<'a> {
     folder: &'a Path,
     nodes: &'a BTreeMap<String, Node>,
     links: &'a BTreeMap<String, Link>,
-    kafka: &'a Kafka,
-    postgres: &'a Postgres,
+    servers: &'a Servers,
 }
 
 impl<'a> Places<'a> {
@@ -163,31 +177,35 @@ impl<'a> Places<'a> {
         folder: &'a Path,
         nodes: &'a BTreeMap<String, Node>,
         links: &'a BTreeMap<String, Link>,
-        kafka: &'a Kafka,
-        postgres: &'a Postgres,
+        servers: &'a Servers,
     ) -> Self {
         Self {
             options,
             folder,
             nodes,
             links,
-            kafka,
-            postgres,
+            servers,
         }
     }
 
     /// Says of each link where it leads to.
     pub(crate) fn lead_links(&self) -> Result<()> {
-        let postgres = SocketAddr::from(([127, 0, 0, 1], self.postgres.port()));
+        let postgres = SocketAddr::from(([127, 0, 0, 1], self.servers.postgres.port()));
         for (name, link) in self.links {
             let (from, to) = name.split_once('>').context("a link has two ends")?;
             let target = match (to, crate::broker_number(to)) {
-                ("postgres", _) => postgres,
+                (POSTGRES, _) => postgres,
+                (S3_NODE, _) => self.servers.s3.address(),
                 (_, Some(at)) => {
-                    let address = self.kafka.listener(at, &listener_name(from));
+                    let address = self.servers.kafka.listener(at, &listener_name(from));
                     address.context("no listener")?
                 }
-                (to, None) => self.nodes.get(to).context("no such node")?.address,
+                (to, None) => {
+                    let node = self.nodes.get(to).context("no such node")?;
+                    // Clients have no other way to it than HTTP.
+                    let http = node.http_address.filter(|_| from == CLIENT);
+                    http.unwrap_or(node.address)
+                }
             };
             link.lead_to(target);
         }
@@ -254,21 +272,57 @@ impl<'a> Places<'a> {
                 }
                 self.replicas(name, "presence", &mut toml)?;
             }
+            Service::Blob => self.blob_settings(node, &mut toml)?,
         }
         Ok(toml)
+    }
+
+    fn blob_settings(&self, node: &Node, toml: &mut String) -> Result<()> {
+        let name = &node.name;
+        let http = node.http_address.context("blob without HTTP")?;
+        let secret = self.folder.join(URL_SECRET);
+        let mut first = format!("url_secret_file = '{}'\n\n", secret.display());
+        for (key, of) in [
+            ("profile_addresses", Service::Profile),
+            ("messaging_addresses", Service::Messaging),
+        ] {
+            first.push_str(&self.addresses(key, name, of));
+        }
+        toml.insert_str(0, &first);
+        let store = self.servers.s3.address().to_string();
+        let store = self.way(name, S3_NODE, || store);
+        // No balancer stands before the replicas: each tells its own address.
+        let public = self.way(CLIENT, name, || http.to_string());
+        write!(
+            toml,
+            "[http]\nlisten = '{http}'\n\n\
+             [objects.s3]\nbucket = '{}'\nendpoint = 'http://{store}'\nallow_http = true\n\
+             access_key_id = '{}'\nsecret_access_key = '{}'\n\n\
+             [blob]\npublic_url = 'http://{public}'\n",
+            s3::BUCKET,
+            s3::ACCESS_KEY_ID,
+            s3::SECRET_ACCESS_KEY,
+        )?;
+        if self.options.relaxed {
+            write!(
+                toml,
+                "uploads_per_second = 1000000\nuploads_burst = 1000000\n\
+                 urls_per_second = 1000000\nurls_burst = 1000000\n"
+            )?;
+        }
+        Ok(())
     }
 
     fn messaging_settings(&self, node: &Node, toml: &mut String) -> Result<()> {
         let name = &node.name;
         let edge = self.way("messaging", name, || node.address.to_string());
-        toml.insert_str(
-            0,
-            &self.addresses("groups_addresses", name, Service::Groups),
-        );
-        toml.insert_str(
-            0,
-            &self.addresses("profile_addresses", name, Service::Profile),
-        );
+        for (key, of) in [
+            ("blob_addresses", Service::Blob),
+            ("groups_addresses", Service::Groups),
+            ("profile_addresses", Service::Profile),
+        ] {
+            toml.insert_str(0, &self.addresses(key, name, of));
+        }
         write!(toml, "[messaging]\nadvertised_edge = '{edge}'\n")?;
         if self.options.relaxed {
             write!(
@@ -312,10 +366,10 @@ impl<'a> Places<'a> {
     }
 
     fn database_url(&self, from: &str, service: Service) -> String {
-        let direct = self.postgres.url(service.name());
-        match self.links.get(&format!("{from}>postgres")) {
+        let direct = self.servers.postgres.url(service.name());
+        match self.links.get(&format!("{from}>{POSTGRES}")) {
             Some(link) => direct.replace(
-                &format!(":{}/", self.postgres.port()),
+                &format!(":{}/", self.servers.postgres.port()),
                 &format!(":{}/", link.address().port()),
             ),
             None => direct,
@@ -328,7 +382,7 @@ impl<'a> Places<'a> {
             .map(|link| link.address().to_string());
         let linked: Vec<String> = links.collect();
         let servers = match linked.is_empty() {
-            true => self.kafka.bootstrap_servers(),
+            true => self.servers.kafka.bootstrap_servers(),
             false => linked.join(","),
         };
         let copies = self.options.brokers;

@@ -54,6 +54,20 @@ impl ServerProcess {
         self.url.clone()
     }
 
+    /// Bytes of memory that the process has now.
+    pub fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("a running process");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = kib.and_then(|kib| kib.split_whitespace().next());
+        1_024 * kib.and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
+    }
+
+    /// The folder that it keeps everything in.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Ends it at once, as a power cut would: SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -89,6 +89,12 @@ impl TestServer {
         self.address
     }
 
+    /// Where blobs are uploaded and downloaded by HTTP; another one after each start.
+    pub fn http_address(&self) -> SocketAddr {
+        let server = self.server.as_ref().expect("it runs");
+        server.http_address()
+    }
+
     /// The folder that it keeps everything in.
     pub fn data(&self) -> PathBuf {
         self.data.path().join("data")

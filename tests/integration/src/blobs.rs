@@ -1,128 +1,230 @@
-//! Pictures from one user to another: uploaded, sent, seen by those who may, and by nobody else.
+//! Pictures and video, by clients that break off, lie and attack: what is uploaded is seen by those who
+//! may, byte for byte, and by nobody else.
 
-use std::io::Cursor;
+use std::{fs, io::Cursor, path::Path};
 
-use harness::TestServer as Server;
+use harness::{Bearer, Device};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
-use messenger_client::{
-    Client, Draft, NewAccount,
-    model::{MessageRange, Purpose, Variant},
+use proto::{
+    blob::v1::{
+        BatchSignUrlsRequest, GetUploadRequest, GetUploadResponse, Purpose, UploadHeader,
+        UploadRequest, UploadResponse, UrlRequest, Variant, blob_service_client::BlobServiceClient,
+        upload_request::Part,
+    },
+    messaging::v1::SendMessageRequest,
 };
-use proto::blob::v1::UrlRequest;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sha2::{Digest, Sha256};
+use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 use uuid::Uuid;
 
-async fn user(server: &Server, name: &str) -> (Client, String) {
-    let client = Client::builder(server.url()).build().unwrap();
-    let account = NewAccount {
-        username: name.to_owned(),
-        password: "correct horse".to_owned(),
-        ..NewAccount::default()
-    };
-    client.register(account).await.unwrap();
-    let id = client.profile_by_username(name).await.unwrap().user_id;
-    (client, id)
+mod browsers;
+mod calls;
+mod downloads;
+mod hostile;
+pub(crate) mod http;
+mod killed;
+mod pictures;
+mod removed;
+mod sdk;
+
+const MIB: usize = 1024 * 1024;
+/// Bytes of data in a message of an upload.
+const PART_BYTES: usize = 64 * 1024;
+/// What an upload may lose when its connection breaks: bytes that came and were not written yet.
+const UNWRITTEN_BYTES: usize = MIB;
+
+/// The calls of the blob service with a device's token.
+type Blobs = BlobServiceClient<InterceptedService<Channel, Bearer>>;
+
+fn blobs(device: &Device) -> Blobs {
+    BlobServiceClient::with_interceptor(device.channel(), device.bearer())
 }
 
-fn picture() -> Vec<u8> {
-    let pixels = RgbImage::from_fn(400, 300, |x, y| Rgb([x as u8, y as u8, (x ^ y) as u8]));
-    let mut content = Vec::new();
+/// Content, and how it is uploaded.
+#[derive(Clone)]
+struct Content {
+    upload_id: String,
+    bytes: Vec<u8>,
+    sha256: Vec<u8>,
+    purpose: Purpose,
+}
+
+impl Content {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            upload_id: Uuid::now_v7().to_string(),
+            sha256: Sha256::digest(&bytes).to_vec(),
+            purpose: Purpose::Attachment,
+            bytes,
+        }
+    }
+
+    fn picture(bytes: Vec<u8>) -> Self {
+        Self {
+            purpose: Purpose::Picture,
+            ..Self::new(bytes)
+        }
+    }
+
+    fn header(&self, offset: usize) -> UploadRequest {
+        UploadRequest {
+            part: Some(Part::Header(UploadHeader {
+                upload_id: self.upload_id.clone(),
+                offset: offset as u64,
+                size_bytes: self.bytes.len() as u64,
+                sha256: self.sha256.clone(),
+                purpose: self.purpose.into(),
+                poster_receipt: String::new(),
+            })),
+        }
+    }
+
+    /// All messages of an upload from an offset on.
+    fn messages(&self, offset: usize) -> Vec<UploadRequest> {
+        let mut messages = vec![self.header(offset)];
+        messages.extend(self.bytes[offset..].chunks(PART_BYTES).map(data));
+        messages
+    }
+
+    async fn send(&self, device: &Device, offset: usize) -> Result<UploadResponse, Status> {
+        let messages = tokio_stream::iter(self.messages(offset));
+        let answer = blobs(device).upload(messages).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Uploads it without a break.
+    async fn upload(&self, device: &Device) -> UploadResponse {
+        self.send(device, 0).await.expect("upload")
+    }
+
+    async fn progress(&self, device: &Device) -> Result<GetUploadResponse, Status> {
+        let upload_id = self.upload_id.clone();
+        let request = GetUploadRequest { upload_id };
+        Ok(blobs(device).get_upload(request).await?.into_inner())
+    }
+}
+
+fn data(bytes: &[u8]) -> UploadRequest {
+    UploadRequest {
+        part: Some(Part::Data(bytes.to_vec().into())),
+    }
+}
+
+/// A picture like one of a camera: areas, gradients and some noise, other ones for each seed.
+fn image(seed: u64, width: u32, height: u32) -> DynamicImage {
+    let mut random = StdRng::seed_from_u64(seed);
+    let base = random.random::<u32>();
+    let pixels = RgbImage::from_fn(width, height, |x, y| {
+        let noise = random.random::<u32>();
+        let light = |shift: u32| (x * 255 / width) ^ (y >> (3 + shift)) ^ (base >> (8 * shift));
+        Rgb([0, 1, 2].map(|n| light(n) as u8 ^ ((noise >> (8 * n)) as u8 & 15)))
+    });
     DynamicImage::ImageRgb8(pixels)
-        .write_to(&mut Cursor::new(&mut content), ImageFormat::Png)
-        .unwrap();
-    content
 }
 
-/// Status line with headers, and body.
-async fn get(url: &str, headers: &str) -> (String, Vec<u8>) {
-    let rest = url.strip_prefix("http://").unwrap();
-    let (address, path) = rest.split_at(rest.find('/').unwrap());
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
-    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
-    (head.to_lowercase(), answer[end + 4..].to_vec())
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_picture_reaches_the_other_member_byte_for_byte_and_nobody_else() {
-    let server = Server::start().await;
-    let (ada, _) = user(&server, "ada").await;
-    let (grace, grace_id) = user(&server, "grace").await;
-    let (mallory, _) = user(&server, "mallory").await;
-    let content = picture();
-    let uploaded = ada
-        .blobs()
-        .upload(content.clone(), Purpose::Attachment, |_, _| {})
-        .await
-        .unwrap();
-    assert!(!uploaded.existed);
-    let again = ada
-        .blobs()
-        .upload(content, Purpose::Attachment, |_, _| {})
-        .await
-        .unwrap();
-    assert!(again.existed, "the same bytes are sent once");
-    assert_eq!(again.blob.blob_id, uploaded.blob.blob_id);
+pub(crate) fn png(seed: u64) -> Vec<u8> {
+    encoded(&image(seed, 400, 300), ImageFormat::Png)
+}
 
-    let conversation = ada.open_direct(&grace_id).await.unwrap().conversation_id;
-    let draft = Draft::from("look").attach(&uploaded);
-    let id = Uuid::now_v7().to_string();
-    let sent = ada.send_message(&conversation, &id, draft).await.unwrap();
-    let range = MessageRange {
-        conversation_id: conversation.clone(),
-        min_seq: sent.seq,
-        ..MessageRange::default()
+fn jpeg(seed: u64) -> Vec<u8> {
+    encoded(&image(seed, 400, 300), ImageFormat::Jpeg)
+}
+
+/// A video as far as anybody looks into it: the first box says what it is, the rest is noise.
+fn video(seed: u64, size: usize) -> Vec<u8> {
+    let mut bytes = b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00isommp42".to_vec();
+    bytes.extend_from_slice(&((size - bytes.len()) as u32).to_be_bytes());
+    bytes.extend_from_slice(b"mdat");
+    let head = bytes.len();
+    bytes.resize(size, 0);
+    StdRng::seed_from_u64(seed).fill(&mut bytes[head..]);
+    bytes
+}
+
+/// Where a blob is, if the device may see it: its own one, or one of a profile or a group.
+async fn url(device: &Device, blob_id: &str, variant: Variant) -> Option<String> {
+    url_in(device, blob_id, variant, "", 0).await
+}
+
+/// The same of an attachment of an event.
+async fn url_in(
+    device: &Device,
+    blob_id: &str,
+    variant: Variant,
+    conversation_id: &str,
+    seq: u64,
+) -> Option<String> {
+    let request = UrlRequest {
+        blob_id: blob_id.to_owned(),
+        variant: variant.into(),
+        conversation_id: conversation_id.to_owned(),
+        seq,
     };
-    let pages = grace.list_messages(vec![range]).await.unwrap();
-    let message = pages[0].messages.last().unwrap();
-    let attachment = &message.attachments[0];
-    assert_eq!(*attachment, uploaded.attachment());
-    assert_eq!((attachment.width, attachment.height), (400, 300));
-
-    let blobs = grace.blobs();
-    let seen = blobs.url_of(&conversation, sent.seq, attachment, Variant::Original);
-    let url = seen.await.unwrap().expect("a member sees it").url;
-    let (head, body) = get(&url, "").await;
-    assert!(head.starts_with("http/1.1 200"), "{head}");
-    assert!(
-        head.contains("content-type: image/png") && head.contains("immutable"),
-        "{head}"
-    );
-    assert!(head.contains("x-content-type-options: nosniff"), "{head}");
-    assert_eq!(body.len() as u64, attachment.size_bytes);
-    use sha2::Digest;
-    assert_eq!(sha2::Sha256::digest(&body).to_vec(), attachment.sha256);
-    let (head, part) = get(&url, "range: bytes=10-19\r\n").await;
-    assert!(head.starts_with("http/1.1 206"), "{head}");
-    assert_eq!(part, body[10..20]);
-    let (head, parts) = get(&url, "range: bytes=0-3,-2\r\n").await;
-    assert!(head.contains("multipart/byteranges"), "{head}");
-    assert!(parts.windows(4).any(|w| w == &body[..4]));
-    let etag = head
-        .lines()
-        .find_map(|line| line.strip_prefix("etag: "))
-        .unwrap();
-    let (head, _) = get(&url, &format!("if-none-match: {etag}\r\n")).await;
-    assert!(head.starts_with("http/1.1 304"), "{head}");
-    let forged = url.replace("original", "small");
-    assert!(get(&forged, "").await.0.starts_with("http/1.1 403"));
-
-    let blobs_of_mallory = mallory.blobs();
-    let seen = blobs_of_mallory.url_of(&conversation, sent.seq, attachment, Variant::Small);
-    assert_eq!(seen.await.unwrap(), None, "who is no member sees nothing");
-    let elsewhere = UrlRequest {
-        blob_id: attachment.blob_id.clone(),
-        variant: Variant::Small.into(),
-        conversation_id: conversation,
-        seq: sent.seq + 1,
+    let request = BatchSignUrlsRequest {
+        urls: vec![request],
     };
-    // An event that is not there yet is waited for, and is not there.
-    assert!(grace.blobs().urls(vec![elsewhere]).await.is_err());
+    let answer = blobs(device).batch_sign_urls(request).await;
+    let mut urls = answer.expect("batch sign urls").into_inner().urls;
+    let url = urls.pop().expect("one answer for one request").url;
+    Some(url).filter(|url| !url.is_empty())
+}
+
+/// What is served of a blob of the device's own.
+async fn own_bytes(device: &Device, uploaded: &UploadResponse) -> Vec<u8> {
+    let blob_id = &blob(uploaded).blob_id;
+    let url = url(device, blob_id, Variant::Original).await;
+    let answer = http::ask("GET", &url.expect("it is the owner's"), &[]).await;
+    assert_eq!(answer.status, 200);
+    answer.body
+}
+
+fn blob(uploaded: &UploadResponse) -> &proto::blob::v1::Blob {
+    uploaded.blob.as_ref().expect("a blob")
+}
+
+/// Sends a message that has these and nothing else; answers its seq.
+async fn attach(device: &Device, conversation_id: &str, receipts: &[&str]) -> Result<u64, Status> {
+    let request = SendMessageRequest {
+        conversation_id: conversation_id.to_owned(),
+        message_id: Uuid::now_v7().to_string(),
+        attachment_receipts: receipts.iter().map(|&receipt| receipt.to_owned()).collect(),
+        ..SendMessageRequest::default()
+    };
+    let answer = device.messaging().send_message(request).await?;
+    Ok(answer.into_inner().seq)
+}
+
+/// Files below the folder of one kind ("blobs", "uploads", "incoming") with their sizes.
+fn files(data: &Path, kind: &str) -> Vec<(String, u64)> {
+    let mut found = Vec::new();
+    let mut folders = vec![data.join("blobs").join(kind)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            // One that goes meanwhile is not there.
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                Ok(metadata) => {
+                    let name = entry.file_name().into_string().unwrap();
+                    found.push((name, metadata.len()));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Whether any bytes of a blob are on the disk.
+fn is_on_disk(data: &Path, blob_id: &str) -> bool {
+    let files = files(data, "blobs");
+    files.iter().any(|(name, _)| name.starts_with(blob_id))
 }

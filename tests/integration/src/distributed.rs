@@ -1,6 +1,7 @@
-//! The distributed form: many processes, on a real Kafka and a real PostgreSQL.
+//! The distributed form: many processes, on a real Kafka, a real PostgreSQL and an S3 server.
 
 mod outages;
+mod pictures;
 mod rolling;
 mod settings;
 mod traced;

@@ -35,11 +35,12 @@ const WRONG_IN_GROUPS: [&str; 8] = [
 ];
 
 fn replay(url: &str, logs: &[&str], speed: &str) -> (Child, tempfile::TempDir) {
-    replay_with(url, &["--sessions-per-user", "2"], logs, speed)
+    let options = ["--sessions-per-user", "2", "--attachments"];
+    replay_with(url, &options, logs, speed)
 }
 
 fn replay_groups(url: &str, logs: &[&str], speed: &str) -> (Child, tempfile::TempDir) {
-    replay_with(url, &["--groups"], logs, speed)
+    replay_with(url, &["--groups", "--attachments"], logs, speed)
 }
 
 fn replay_with(
@@ -76,8 +77,17 @@ fn check(output: &Output) -> Value {
             "{figure}: {summary}\n{errors}"
         );
     }
+    check_attachments(&summary, &errors);
     assert!(output.status.success(), "{summary}\n{errors}");
     summary
+}
+
+/// One message in ten has some, and all came to somebody else as they were sent.
+fn check_attachments(summary: &Value, errors: &str) {
+    assert_eq!(summary["attachments_wrong"], 0, "{summary}\n{errors}");
+    let attachments = &summary["attachments"];
+    assert_eq!(summary["attachments_verified"], *attachments, "{summary}");
+    assert!(attachments.as_u64() > Some(5), "{summary}");
 }
 
 fn check_groups(output: &Output) -> Value {
@@ -89,6 +99,7 @@ fn check_groups(output: &Output) -> Value {
     }
     assert_eq!(summary["acked"], summary["messages"], "{summary}\n{errors}");
     assert!(summary["changes"].as_u64() > Some(20), "{summary}");
+    check_attachments(&summary, &errors);
     assert!(output.status.success(), "{summary}\n{errors}");
     summary
 }

@@ -136,6 +136,28 @@ pub(crate) struct IdleFigures {
     pub(crate) rss_kb_load: Option<u64>,
 }
 
+/// The figures of `blobs`.
+#[derive(Debug, Serialize)]
+pub(crate) struct BlobFigures {
+    pub(crate) workload: String,
+    pub(crate) uploads: usize,
+    pub(crate) blob_bytes: usize,
+    /// Of the disk itself: files of the same size, each synced, eight at a time.
+    pub(crate) disk_write_mb_s: f64,
+    /// All uploads at the same time.
+    pub(crate) upload_rpc_mb_s: f64,
+    pub(crate) upload_put_mb_s: f64,
+    /// The most memory of the server meanwhile.
+    pub(crate) rpc_peak_rss_mb: Option<f64>,
+    pub(crate) put_peak_rss_mb: Option<f64>,
+    pub(crate) cpu_s_per_gb_rpc: Option<f64>,
+    /// From memory, as all that follows.
+    pub(crate) disk_read_mb_s: f64,
+    pub(crate) download_mb_s: f64,
+    pub(crate) nginx_mb_s: Option<f64>,
+    pub(crate) cpu_s_per_gb_download: Option<f64>,
+}
+
 /// The figures of `grow`.
 #[derive(Debug, Serialize)]
 pub(crate) struct GrowFigures {

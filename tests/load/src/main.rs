@@ -5,6 +5,7 @@
 mod account;
 mod allowance;
 mod bare;
+mod blobs;
 mod drive;
 mod figures;
 mod groups;
@@ -33,7 +34,7 @@ use crate::workload::Workload;
 )]
 struct Args {
     /// pair-1, pairs-PxI (P pairs, I messages in flight each), group-MxI (M members, I messages of one of
-    /// them in flight), groups-mixed, idle-N, grow or grow-N
+    /// them in flight), groups-mixed, idle-N, blobs-N, grow or grow-N
     workload: Workload,
     /// Where the server listens; several, divided by commas, share the sessions
     #[arg(
@@ -77,6 +78,9 @@ struct Args {
     /// groups-mixed: messages in flight, of all users together
     #[arg(long, default_value_t = 64)]
     mixed_in_flight: usize,
+    /// blobs: a folder on the disk of the server's data, for what the disk itself does
+    #[arg(long, default_value = ".", value_name = "FOLDER")]
+    folder: std::path::PathBuf,
     /// grow: messages in flight of each session
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
@@ -175,6 +179,11 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             let figures = idle::run(&args.server, server_pid, sessions, seconds).await?;
             figures::print(&figures, args.json)?;
             Ok(figures.sessions_lost == 0)
+        }
+        Workload::Blobs { uploads } => {
+            let figures = blobs::run(&args.server, server_pid, uploads, &args.folder).await?;
+            figures::print(&figures, args.json)?;
+            Ok(true)
         }
         Workload::Grow { messages } => {
             let plan = grow::Plan {

@@ -52,10 +52,17 @@ pub(crate) fn cpu_seconds_with_children(pid: u32) -> Option<f64> {
 
 /// Memory of the process that is in RAM, in KiB.
 pub(crate) fn rss_kib(pid: u32) -> Option<u64> {
+    status(pid, "VmRSS:")
+}
+
+/// The most that it ever was, in KiB.
+pub(crate) fn peak_rss_kib(pid: u32) -> Option<u64> {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum Workload {
     BareServer,
     /// Sessions that say nothing, each on a connection of its own.
     Idle { sessions: usize },
+    /// So many uploads at the same time, and downloads.
+    Blobs { uploads: usize },
     /// One conversation that gets so many messages.
     Grow { messages: u64 },
 }
@@ -30,7 +32,8 @@ impl FromStr for Workload {
     fn from_str(name: &str) -> anyhow::Result<Self> {
         let wrong = || {
             format!(
-                "{name}: not one of pair-1, pairs-PxI, group-MxI, groups-mixed, idle-N, grow, grow-N"
+                "{name}: not one of pair-1, pairs-PxI, group-MxI, groups-mixed, idle-N, blobs-N, grow, \
+                 grow-N"
             )
         };
         let workload = if name == "pair-1" {
@@ -60,6 +63,10 @@ impl FromStr for Workload {
             Self::Idle {
                 sessions: sessions.parse().with_context(wrong)?,
             }
+        } else if let Some(uploads) = name.strip_prefix("blobs-") {
+            Self::Blobs {
+                uploads: uploads.parse().with_context(wrong)?,
+            }
         } else if name == "grow" {
             Self::Grow {
                 messages: GROW_MESSAGES,
@@ -77,6 +84,7 @@ impl FromStr for Workload {
             | Self::Group { members: 0 | 1, .. }
             | Self::Group { in_flight: 0, .. }
             | Self::Idle { sessions: 0 }
+            | Self::Blobs { uploads: 0 }
             | Self::Grow { messages: 0 } => bail!(wrong()),
             workload => Ok(workload),
         }

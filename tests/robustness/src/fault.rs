@@ -128,7 +128,7 @@ pub fn catalogue(deployment: &dyn Deployment) -> Vec<Named> {
     for kind in kinds {
         let of_kind = nodes.iter().filter(|name| kind_of(name) == kind).count();
         let mut actions = vec![Action::Kill, Action::Pause];
-        if kind != "kafka" && kind != "postgres" {
+        if !["kafka", "postgres", "s3"].contains(&kind.as_str()) {
             actions.extend([Action::Restart, Action::ClockJump]);
         }
         if of_kind > 1 && (kind == "messaging" || kind == "groups") {

@@ -72,6 +72,11 @@ impl S3 {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens; the same after [`Self::start_again`].
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Makes an empty bucket besides [`BUCKET`].
     pub fn create_bucket(&self, name: &str) -> Result<()> {
         fs::create_dir(self.data().join(name)).context("no new bucket")

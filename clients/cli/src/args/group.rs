@@ -1,6 +1,10 @@
 //! The commands of groups.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Files, Saving};
 
 /// A group is named by its id, a beginning of its id that no other has, or its name.
 #[derive(Subcommand, Debug)]
@@ -34,6 +38,28 @@ pub(crate) enum GroupCommand {
         /// Messages of the history that are shown first
         #[arg(long, default_value_t = 20)]
         limit: u32,
+    },
+    /// Send pictures and videos as one message
+    Attach {
+        group: String,
+        #[command(flatten)]
+        attach: Files,
+    },
+    /// Save the pictures and videos of a message
+    Save {
+        group: String,
+        #[command(flatten)]
+        save: Saving,
+    },
+    /// Make a picture the one of a group
+    Picture {
+        group: String,
+        /// JPEG, PNG, GIF or WebP
+        #[arg(required_unless_present = "remove")]
+        path: Option<PathBuf>,
+        /// Have none
+        #[arg(long, conflicts_with = "path")]
+        remove: bool,
     },
     /// Make an invitation, and print the token that lets others join
     Invite {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     app::{App, Device},
+    attachments,
     chat::{ACK_DEADLINE, HISTORY_MAX, LINES_AHEAD, QUIT, TYPED_MAX, read_lines},
     conversations::message_object,
     failure::explain,
@@ -281,8 +282,8 @@ impl GroupChat<'_> {
         let text = match message.mentions(own_id) && !is_own {
             true => self
                 .app
-                .styled(&clean(&message.text), Style::new().yellow()),
-            false => clean(&message.text).into_owned(),
+                .styled(&attachments::line(message), Style::new().yellow()),
+            false => attachments::line(message),
         };
         Ok(self.app.line(format!("{time}  {name}: {text}"))?)
     }

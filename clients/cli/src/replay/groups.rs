@@ -10,6 +10,7 @@ mod script;
 mod verify;
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -22,12 +23,15 @@ use anyhow::{Context, bail};
 
 use self::{
     report::Report,
-    script::Script,
-    verify::{Comparison, Findings},
+    script::{Script, Step},
+    verify::{Comparison, Fact, Findings, Truth},
 };
 use super::{
+    attached::{self, Attached, Look, Shown},
     cast::{self, Actor},
+    gallery,
     log::LOG_SUFFIX,
+    pictures::Gallery,
     progress_bar, run_name,
 };
 use crate::args::{self, Global};
@@ -45,12 +49,13 @@ pub(crate) async fn run(global: &Global, command: &args::Replay) -> anyhow::Resu
         let name = log_name(path);
         logs.push(script::scripts(&lines, &name, &format!("{run}{number}")));
     }
+    let gallery = gallery(command)?;
     let mut report = Report::default();
     for scripts in &logs {
         report.logs += 1;
         report.logs_split += usize::from(scripts.len() > 1);
         for script in scripts {
-            perform(global, command, script, &mut report).await?;
+            perform(global, command, script, gallery.as_ref(), &mut report).await?;
         }
     }
     report.finish();
@@ -106,6 +111,7 @@ async fn perform(
     global: &Global,
     command: &args::Replay,
     script: &Script,
+    gallery: Option<&Gallery>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let bar = |what: &str, steps| progress_bar(global, &script.name, what, steps);
@@ -118,9 +124,21 @@ async fn perform(
     let actors = cast::assemble(&global.server, &script.people, live_each, &accounts).await?;
     accounts.finish_and_clear();
 
+    let attached = match gallery {
+        Some(gallery) => {
+            let authors = script.steps.iter().filter_map(|step| match step {
+                Step::Say(person, _) => Some(*person),
+                _ => None,
+            });
+            let bar = |steps| bar("pictures", steps);
+            Attached::upload(&actors, &script.name, authors, gallery, bar).await?
+        }
+        None => Attached::default(),
+    };
+
     let steps = bar("messages", script.steps.len());
     let started = Instant::now();
-    let performed = perform::perform(&actors, script, command.speed, &steps).await?;
+    let performed = perform::perform(&actors, script, &attached, command.speed, &steps).await?;
     let truth = performed.truth();
     perform::wait_for_devices(&actors, &truth).await;
     report.seconds += started.elapsed().as_secs_f64();
@@ -130,6 +148,18 @@ async fn perform(
     let read_back = read_back::read_back(&actors, &truth, &reading).await?;
     let still_unread = read_back::mark_read(&actors, &truth).await?;
     reading.finish_and_clear();
+
+    if let Some(gallery) = gallery {
+        let looks = looks(&actors, &truth);
+        let pictures = looks.iter().map(|look| look.shown.len()).sum();
+        let looking = bar("looking at pictures", pictures);
+        let (tally, examples) = attached::verify(&looks, gallery, &looking).await;
+        looking.finish_and_clear();
+        report.tally.add(tally);
+        for example in examples {
+            eprintln!("{}: {example}", script.name);
+        }
+    }
 
     let mut views = perform::live_views(&actors);
     views.extend(read_back.views);
@@ -153,6 +183,37 @@ async fn perform(
         actor.leave().await;
     }
     Ok(())
+}
+
+/// The messages with attachments. Each is looked at by somebody who was there and did not send it, each
+/// time by another one; by its sender, if nobody else was there.
+fn looks<'a>(actors: &'a [Actor], truth: &'a Truth) -> Vec<Look<'a>> {
+    let mut readers: HashMap<u64, Vec<usize>> = HashMap::new();
+    for (place, actor) in actors.iter().enumerate() {
+        for fact in truth.of_user(&actor.user_id) {
+            if fact.user_id != actor.user_id {
+                readers.entry(fact.seq).or_default().push(place);
+            }
+        }
+    }
+    let client = |place: usize| actors[place].seats.last().map(|seat| &seat.client);
+    let of_message = |(fact, shown): (&'a Fact, &'a [Shown])| {
+        let sender = actors
+            .iter()
+            .position(|actor| actor.user_id == fact.user_id)?;
+        let reader = readers.get(&fact.seq).and_then(|readers| {
+            let nth = usize::try_from(fact.seq).ok()? % readers.len();
+            readers.get(nth)
+        });
+        Some(Look {
+            conversation_id: &truth.conversation_id,
+            seq: fact.seq,
+            shown,
+            sender: client(sender)?,
+            reader: client(*reader.unwrap_or(&sender))?,
+        })
+    };
+    truth.with_attachments().filter_map(of_message).collect()
 }
 
 fn count_sessions(actors: &[Actor], report: &mut Report) {

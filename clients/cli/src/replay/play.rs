@@ -11,7 +11,12 @@ use indicatif::ProgressBar;
 use messenger_client::{Outgoing, Receipt, direct_conversation_id};
 use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
 
-use super::{cast::Actor, patience::AWAY_MAX, plan::Planned};
+use super::{
+    attached::{Attached, Shown},
+    cast::Actor,
+    patience::AWAY_MAX,
+    plan::Planned,
+};
 use crate::args::Speed;
 
 /// Messages that wait for their acks, over all accounts: enough to keep a server busy, and few
@@ -31,6 +36,7 @@ pub(crate) struct Sent {
     pub(crate) recipient_id: String,
     pub(crate) message_id: String,
     pub(crate) text: String,
+    pub(crate) shown: Vec<Shown>,
     /// Its place; none if it was not acknowledged.
     pub(crate) receipt: Option<Receipt>,
     pub(crate) ack_time: Duration,
@@ -40,6 +46,7 @@ pub(crate) struct Sent {
 pub(crate) async fn play(
     actors: &[Actor],
     messages: &[Planned],
+    attached: &Attached,
     speed: Speed,
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<Sent>> {
@@ -57,8 +64,9 @@ pub(crate) async fn play(
         let seat = seat_of(&conversation_id, from.seats.len());
         let started = Instant::now();
         let session = &from.seats[seat].session;
+        let (draft, shown) = attached.draft(place, &message.text);
         let outgoing = session
-            .send(conversation_id.clone(), message.text.clone())
+            .send(conversation_id.clone(), draft)
             .await
             .context("a message was refused by the client")?;
         sent.push(Sent {
@@ -67,6 +75,7 @@ pub(crate) async fn play(
             recipient_id: to.user_id.clone(),
             message_id: outgoing.message_id().to_owned(),
             text: message.text.clone(),
+            shown,
             receipt: None,
             ack_time: Duration::ZERO,
         });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{plan::Skipped, play::Sent, verify::Findings};
+use super::{attached::Tally, plan::Skipped, play::Sent, verify::Findings};
 
 /// The result over all logs.
 #[derive(Debug, Default, Serialize)]
@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) read_back: usize,
     #[serde(flatten)]
     pub(crate) findings: Findings,
+    #[serde(flatten)]
+    pub(crate) tally: Tally,
     /// From the first message to the last device that had everything, over all logs.
     pub(crate) seconds: f64,
     pub(crate) ack_ms_p50: f64,
@@ -77,6 +79,7 @@ impl Report {
     /// Whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
         self.findings == Findings::default()
+            && self.tally.is_good()
             && self.sent > 0
             && [self.acked, self.delivered, self.read_back] == [self.sent; 3]
             && self.sessions_closed == 0
@@ -129,6 +132,16 @@ impl Report {
                 "unread counts wrong",
                 findings.unread_wrong,
                 findings.unread_wrong,
+            ),
+            (
+                "attachments verified",
+                self.tally.attachments_verified,
+                self.tally.attachments - self.tally.attachments_verified,
+            ),
+            (
+                "attachments wrong",
+                self.tally.attachments_wrong,
+                self.tally.attachments_wrong,
             ),
             (
                 "sessions that ended",
@@ -195,6 +208,18 @@ mod tests {
             }
             .is_good()
         );
+        for tally in [
+            Tally {
+                attachments: 1,
+                ..Tally::default()
+            },
+            Tally {
+                attachments_wrong: 1,
+                ..Tally::default()
+            },
+        ] {
+            assert!(!Report { tally, ..good() }.is_good());
+        }
         let findings = Findings {
             unread_wrong: 1,
             ..Findings::default()

@@ -191,7 +191,9 @@ fn check_view<'a>(
             marks.example(view, "out of order", id);
         }
         *last = message.seq;
+        let shown = sent.shown.iter().map(|shown| &shown.attachment);
         let is_same = sent.text == message.text
+            && shown.eq(&message.attachments)
             && sent.sender_id == message.sender_id
             && sent.conversation_id == message.conversation_id;
         if !is_same {

@@ -3,7 +3,9 @@
 use messenger_client::ErrorReason;
 use proto::{
     messaging::v1::{self as pb, messaging_service_server as messaging},
-    profile::v1::{self as profile, account_service_server as account},
+    profile::v1::{
+        self as profile, account_service_server as account, profile_service_server as people,
+    },
 };
 use tonic::{
     Code, Request, Response, Status,
@@ -16,6 +18,7 @@ pub(super) fn add(mut server: Server, service: &Service) -> Router {
     server
         .add_service(messaging::MessagingServiceServer::new(service.clone()))
         .add_service(account::AccountServiceServer::new(service.clone()))
+        .add_service(people::ProfileServiceServer::new(service.clone()))
 }
 
 fn not_here<T>() -> Result<Response<T>, Status> {
@@ -235,6 +238,48 @@ impl account::AccountService for Service {
         &self,
         _: Request<profile::ListPublicKeysRequest>,
     ) -> Result<Response<profile::ListPublicKeysResponse>, Status> {
+        not_here()
+    }
+}
+
+#[tonic::async_trait]
+impl people::ProfileService for Service {
+    async fn update_profile(
+        &self,
+        request: Request<profile::UpdateProfileRequest>,
+    ) -> Result<Response<profile::UpdateProfileResponse>, Status> {
+        self.authorize(&request)?;
+        let mut state = self.0.lock();
+        if let Some(receipt) = request.into_inner().picture_receipt {
+            state.picture = receipt;
+        }
+        Ok(Response::new(profile::UpdateProfileResponse {
+            profile: Some(profile::Profile {
+                user_id: ME.to_owned(),
+                picture: state.picture.clone(),
+                ..profile::Profile::default()
+            }),
+        }))
+    }
+
+    async fn get_profile(
+        &self,
+        _: Request<profile::GetProfileRequest>,
+    ) -> Result<Response<profile::GetProfileResponse>, Status> {
+        not_here()
+    }
+
+    async fn batch_get_profiles(
+        &self,
+        _: Request<profile::BatchGetProfilesRequest>,
+    ) -> Result<Response<profile::BatchGetProfilesResponse>, Status> {
+        not_here()
+    }
+
+    async fn search_profiles(
+        &self,
+        _: Request<profile::SearchProfilesRequest>,
+    ) -> Result<Response<profile::SearchProfilesResponse>, Status> {
         not_here()
     }
 }

@@ -23,6 +23,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt};
 
+#[path = "fake_blobs.rs"]
+pub(crate) mod blobs;
 #[path = "calls.rs"]
 mod calls;
 #[path = "fake_groups.rs"]
@@ -65,6 +67,10 @@ pub(crate) struct State {
     pub(crate) marks: HashMap<String, (u64, u64)>,
     /// What the calls about groups have made of them.
     pub(crate) groups: groups::Groups,
+    /// What was uploaded.
+    pub(crate) blobs: blobs::Blobs,
+    /// The picture of the user's profile: the receipt that it was set with.
+    pub(crate) picture: String,
     /// What is to be done with the next sends; then with all others.
     pub(crate) on_sends: VecDeque<OnSend>,
     pub(crate) on_push: OnPush,
@@ -130,7 +136,8 @@ impl Fake {
         state.issue();
         let state = Arc::new(Mutex::new(state));
         let service = Service(state.clone());
-        let server = groups::add(calls::add(Server::builder(), &service), &service)
+        let server = groups::add(calls::add(Server::builder(), &service), &service);
+        let server = blobs::add(server, &service)
             .add_service(pb::session_service_server::SessionServiceServer::new(
                 service.clone(),
             ))
@@ -429,6 +436,7 @@ impl Service {
                         .mentioned_user_ids
                         .clone_from(&send.mentioned_user_ids);
                     message.mentions_all = send.mentions_all;
+                    message.attachments = state.blobs.attachments(&send.attachment_receipts);
                 }
                 state.publish(event, session)
             });

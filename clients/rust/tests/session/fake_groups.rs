@@ -190,9 +190,16 @@ impl service::GroupService for Service {
 
     async fn update_group(
         &self,
-        _: Request<groups::UpdateGroupRequest>,
+        request: Request<groups::UpdateGroupRequest>,
     ) -> Result<Response<groups::UpdateGroupResponse>, Status> {
-        not_here()
+        self.authorize(&request)?;
+        let request = request.into_inner();
+        let (mut group, seq) = self.change(&request.request_id, Kind::Updated, &[])?;
+        group.picture = request.picture_receipt.unwrap_or_default();
+        Ok(Response::new(groups::UpdateGroupResponse {
+            group: Some(group),
+            seq,
+        }))
     }
 
     async fn remove_member(

@@ -19,6 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::timeout;
 use tonic::Code;
 
+mod blobs;
 mod caching;
 mod fake;
 mod grouping;

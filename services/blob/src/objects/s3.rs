@@ -26,7 +26,7 @@ use object_store::{
     path::Path,
     signer::{SignedUrlOptions, Signer},
 };
-use runtime::ids::BlobId;
+use runtime::{config::ConfigError, ids::BlobId, process::NotThere};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -69,6 +69,17 @@ pub enum OpenError {
     /// The store is away: wait and try again.
     #[error("the object store is not available: {0}")]
     Unavailable(String),
+}
+
+impl From<OpenError> for NotThere {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Config { key, problem } => {
+                Self::wrong(ConfigError::setting(&format!("objects.s3.{key}"), &problem))
+            }
+            error @ OpenError::Unavailable(_) => Self::away(&error),
+        }
+    }
 }
 
 /// Objects in a bucket. Clones share it.

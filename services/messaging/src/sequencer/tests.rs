@@ -12,6 +12,7 @@ mod cases;
 mod driver;
 mod groups;
 mod reference;
+mod references;
 mod store;
 mod world;
 

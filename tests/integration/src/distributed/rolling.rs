@@ -109,7 +109,7 @@ async fn pair(urls: &str, number: usize, stop: &Arc<AtomicBool>) -> Pair {
 
 async fn restart_all(cluster: &Cluster) {
     for name in cluster.nodes() {
-        if name.starts_with("kafka") || name == "postgres" {
+        if name.starts_with("kafka") || ["postgres", "s3"].contains(&name.as_str()) {
             continue;
         }
         let in_time = cluster.terminate(&name).await.unwrap();

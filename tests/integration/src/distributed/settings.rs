@@ -3,10 +3,12 @@
 use std::{fs, process::Command};
 
 use harness::program;
+use runtime::auth::KeyPair;
 
 const GOOD: &str = "
 profile_addresses = ['127.0.0.1:1']
 groups_addresses = ['127.0.0.1:1']
+blob_addresses = ['127.0.0.1:1']
 [[presence]]
 name = 'presence-0'
 url = 'http://127.0.0.1:1'
@@ -19,12 +21,44 @@ url = 'postgres://test@127.0.0.1:1/messaging'
 bootstrap_servers = '127.0.0.1:1'
 ";
 
-/// Runs messaging with these settings; answers its exit code and what it said.
-fn run(settings: &str, arguments: &[&str]) -> (Option<i32>, String) {
+const GOOD_OF_BLOB: &str = "
+url_secret_file = 'urls.secret'
+profile_addresses = ['127.0.0.1:1']
+messaging_addresses = ['127.0.0.1:1']
+[server]
+listen = '127.0.0.1:0'
+service_key_file = 'service.pem'
+[http]
+listen = '127.0.0.1:0'
+[postgres]
+url = 'postgres://test@127.0.0.1:1/blob'
+[kafka]
+bootstrap_servers = '127.0.0.1:1'
+[objects.s3]
+bucket = 'blobs'
+endpoint = 'https://127.0.0.1:1'
+access_key_id = 'ada'
+secret_access_key = 'a-secret-of-ada'
+[blob]
+public_url = 'https://media.example.org'
+";
+
+/// Runs a service with these settings, beside the files that they name; answers its exit code and what it
+/// said.
+fn run(
+    service: &str,
+    settings: &str,
+    arguments: &[&str],
+    with_files: bool,
+) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("messaging.toml");
+    let file = folder.path().join(format!("{service}.toml"));
     fs::write(&file, settings).unwrap();
-    let output = Command::new(program("messaging"))
+    if with_files {
+        KeyPair::load_or_create(&folder.path().join("service.pem")).unwrap();
+        fs::write(folder.path().join("urls.secret"), [7; 32]).unwrap();
+    }
+    let output = Command::new(program(service))
         .arg("--config")
         .arg(&file)
         .args(arguments)
@@ -67,8 +101,51 @@ fn a_wrong_setting_ends_a_process_with_2_and_is_named() {
         ("listen = ".to_owned(), vec![], "messaging:"),
     ];
     for (settings, arguments, named) in cases {
-        let (code, said) = run(&settings, &arguments);
+        let (code, said) = run("messaging", &settings, &arguments, false);
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains(named), "{said} does not name {named}");
+    }
+}
+
+#[test]
+fn a_wrong_setting_of_blob_is_named_before_it_waits_for_anybody_and_no_secret_is_told() {
+    // What is right in itself waits for profile for ever.
+    let cases = [
+        ("[http]\nlisten = '127.0.0.1:0'", "", "http"),
+        ("bucket = 'blobs'", "", "bucket"),
+        ("bucket = 'blobs'", "bucket = ''", "objects.s3.bucket"),
+        (
+            "'https://127.0.0.1:1'",
+            "'http://127.0.0.1:1'",
+            "objects.s3.endpoint",
+        ),
+        ("access_key_id", "key_id", "key_id"),
+        (
+            "[objects.s3]",
+            "[objects.local]\npath = 'here'\n[objects.s3]",
+            "objects",
+        ),
+        (
+            "public_url = 'https://media.example.org'",
+            "",
+            "blob.public_url",
+        ),
+        ("example.org'", "example.org/'", "blob.public_url"),
+        ("[blob]", "[blob]\nuploads_max = 0", "blob.uploads_max"),
+        ("'urls.secret'", "'service.pem'", "url_secret_file"),
+        ("'urls.secret'", "'nowhere'", "url_secret_file"),
+        (
+            "messaging_addresses",
+            "messaging_address",
+            "messaging_address",
+        ),
+    ];
+    for (good, bad, named) in cases {
+        assert!(GOOD_OF_BLOB.contains(good), "{good}");
+        let settings = GOOD_OF_BLOB.replacen(good, bad, 1);
+        let (code, said) = run("blob", &settings, &[], true);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(named), "{said} does not name {named}");
+        assert!(!said.contains("a-secret-of-ada"), "{said}");
     }
 }

@@ -1,4 +1,4 @@
-//! Several processes of each service, on a real Kafka and a real PostgreSQL, with a link on every way
+//! Several processes of each service, on a real Kafka, a real PostgreSQL and an S3 server, with a link on every way
 //! between two of them.
 
 use std::{path::PathBuf, time::Duration};
@@ -66,7 +66,7 @@ impl Clustered {
 }
 
 fn is_service(node: &str) -> bool {
-    node != "postgres" && !node.starts_with("kafka")
+    !["postgres", "s3"].contains(&node) && !node.starts_with("kafka")
 }
 
 #[async_trait]

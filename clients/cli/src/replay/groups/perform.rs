@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
-use messenger_client::{GroupUpdate, Groups, NewGroup, Receipt};
+use messenger_client::{Draft, GroupUpdate, Groups, NewGroup, Receipt};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     args::Speed,
     replay::{
+        attached::{Attached, Shown},
         cast::{Actor, Held},
         patience::AWAY_MAX,
         play::{IN_FLIGHT_MAX, LOOK, STANDSTILL_MAX, pace, wait_for_ack},
@@ -51,6 +52,7 @@ struct Answered {
     person: usize,
     message_id: String,
     text: String,
+    shown: Vec<Shown>,
     receipt: Option<Receipt>,
     ack_time: Duration,
 }
@@ -68,6 +70,7 @@ struct Performance<'a> {
 pub(crate) async fn perform(
     actors: &[Actor],
     script: &Script,
+    attached: &Attached,
     speed: Speed,
     progress: &ProgressBar,
 ) -> anyhow::Result<Performed> {
@@ -87,7 +90,8 @@ pub(crate) async fn perform(
                 if let Some(pace) = &mut pace {
                     pace.tick().await;
                 }
-                performance.say(*person, text, &room).await?;
+                let message = attached.draft(performance.done.sent, text);
+                performance.say(*person, text, message, &room).await?;
             }
             step => performance.change(step).await?,
         }
@@ -124,6 +128,7 @@ impl Performance<'_> {
         &mut self,
         person: usize,
         text: &str,
+        (draft, shown): (Draft, Vec<Shown>),
         room: &Arc<Semaphore>,
     ) -> anyhow::Result<()> {
         let permit = Arc::clone(room).acquire_owned().await?;
@@ -131,7 +136,7 @@ impl Performance<'_> {
         // Only the sends of one device keep their order.
         let seat = actor.seats.first().context("a connected device")?;
         let started = Instant::now();
-        let outgoing = seat.session.send(&self.done.conversation_id, text).await;
+        let outgoing = seat.session.send(&self.done.conversation_id, draft).await;
         let outgoing = outgoing.context("a message was refused by the client")?;
         let place = self.done.facts.len();
         self.done.facts.push(None);
@@ -147,6 +152,7 @@ impl Performance<'_> {
                 person,
                 message_id,
                 text,
+                shown,
                 receipt,
                 ack_time: started.elapsed(),
             }
@@ -170,6 +176,7 @@ impl Performance<'_> {
             what: What::Said {
                 message_id: answered.message_id,
                 text: answered.text,
+                shown: answered.shown,
                 message_index: receipt.message_index,
             },
         });

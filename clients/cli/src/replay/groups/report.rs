@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::verify::Findings;
-use crate::replay::report::percentile_ms;
+use crate::replay::{attached::Tally, report::percentile_ms};
 
 /// The result over all logs.
 #[derive(Debug, Default, Serialize)]
@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) changes: usize,
     #[serde(flatten)]
     pub(crate) findings: Findings,
+    #[serde(flatten)]
+    pub(crate) tally: Tally,
     /// From the making of a group to the last live device that had everything, over all groups.
     pub(crate) seconds: f64,
     pub(crate) ack_ms_p50: f64,
@@ -61,6 +63,7 @@ impl Report {
     /// Whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
         self.findings == Findings::default()
+            && self.tally.is_good()
             && self.messages > 0
             && self.acked == self.messages
             && self.sessions_closed == 0
@@ -104,6 +107,16 @@ impl Report {
                 "rows or unread counts wrong",
                 found.unread_wrong,
                 found.unread_wrong,
+            ),
+            (
+                "attachments verified",
+                self.tally.attachments_verified,
+                self.tally.attachments - self.tally.attachments_verified,
+            ),
+            (
+                "attachments wrong",
+                self.tally.attachments_wrong,
+                self.tally.attachments_wrong,
             ),
             (
                 "sessions that ended",

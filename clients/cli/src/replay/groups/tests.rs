@@ -43,12 +43,14 @@ async fn report_of(fault: Fault) -> Report {
     let command = args::Replay {
         files: Vec::new(),
         groups: true,
+        attachments: false,
+        seed: 1,
         speed: Speed::Max,
         sessions_per_user: 3,
     };
     let mut report = Report::default();
     let script = small_script();
-    let performed = perform(&global, &command, &script, &mut report);
+    let performed = perform(&global, &command, &script, None, &mut report);
     performed.await.unwrap();
     report.finish();
     report

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use messenger_client::model::{Conversation, GroupChangeKind, Role};
 use serde::Serialize;
 
-use crate::replay::cast::Held;
+use crate::replay::{attached::Shown, cast::Held};
 
 /// Examples that are kept: the first ones tell the most.
 const EXAMPLES_MAX: usize = 10;
@@ -26,6 +26,7 @@ pub(crate) enum What {
     Said {
         message_id: String,
         text: String,
+        shown: Vec<Shown>,
         /// By the ack.
         message_index: u64,
     },
@@ -137,6 +138,14 @@ impl Truth {
         facts
     }
 
+    /// The messages with attachments.
+    pub(crate) fn with_attachments(&self) -> impl Iterator<Item = (&Fact, &[Shown])> {
+        self.by_seq.values().filter_map(|fact| match &fact.what {
+            What::Said { shown, .. } if !shown.is_empty() => Some((fact, shown.as_slice())),
+            _ => None,
+        })
+    }
+
     /// The user's row, if he ever was a member.
     pub(crate) fn row(&self, user_id: &str) -> Option<Row> {
         let facts = self.of_user(user_id);
@@ -193,8 +202,11 @@ impl Fact {
 
     fn is(&self, held: &Held) -> bool {
         match (&self.what, held) {
-            (What::Said { text, .. }, Held::Message(message)) => {
-                message.text == *text && message.sender_id == self.user_id
+            (What::Said { text, shown, .. }, Held::Message(message)) => {
+                let shown = shown.iter().map(|shown| &shown.attachment);
+                message.text == *text
+                    && shown.eq(&message.attachments)
+                    && message.sender_id == self.user_id
             }
             (what, Held::Change(change)) => {
                 let member = |user_id: &str| {

@@ -3,6 +3,7 @@ use std::time::Duration;
 use messenger_client::Receipt;
 
 use super::*;
+use crate::replay::attached::Shown;
 
 const CONVERSATION: &str = "d:a:b";
 
@@ -13,6 +14,14 @@ fn sent(number: u64, sender: &str) -> Sent {
         recipient_id: if sender == "a" { "b" } else { "a" }.to_owned(),
         message_id: format!("m{number}"),
         text: format!("text {number}"),
+        // The first message has a picture.
+        shown: (number == 1)
+            .then(|| Shown {
+                picture: 0,
+                attachment: messenger_client::model::Attachment::default(),
+            })
+            .into_iter()
+            .collect(),
         receipt: Some(Receipt {
             seq: number,
             message_index: number,
@@ -35,7 +44,7 @@ fn held(sent: &Sent) -> Message {
         text: sent.text.clone(),
         mentioned_user_ids: Vec::new(),
         mentions_all: false,
-        attachments: Vec::new(),
+        attachments: sent.shown.iter().map(|s| s.attachment.clone()).collect(),
     }
 }
 
@@ -156,6 +165,9 @@ fn each_kind_of_damage_is_found() {
             ..diverged
         }
     );
+
+    let without_its_picture = findings_after(|_, views| views[4].messages[0].attachments.clear());
+    assert_eq!(without_its_picture, Findings { altered: 1, ..none });
 
     let not_where_the_ack_said = findings_after(|sent, _| {
         sent[1].receipt.as_mut().unwrap().seq = 3;

@@ -239,3 +239,55 @@ async fn the_name_of_a_group_goes_along_with_its_changes_and_old_changes_go() {
     let kept = cache.group_changes("g:1", 0, 10).await.unwrap();
     assert_eq!(kept, [changes[2].clone(), changes[1].clone()]);
 }
+
+#[tokio::test]
+async fn a_file_of_an_older_version_keeps_what_it_has_and_takes_attachments() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    // As the version before attachments has left it.
+    {
+        let mut connection = Connection::open(&path).unwrap();
+        let before = Migrations::new(vec![M::up(write::SCHEMA), M::up(write::GROUPS)]);
+        before.to_latest(&mut connection).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO messages VALUES ('c', 1, 1, 1001, 'peer', 'm1', 'text 1', NULL);
+                 INSERT INTO unsent VALUES (1, 'c', 'u1', 'old', NULL);",
+            )
+            .unwrap();
+    }
+    let attachment = |blob_id: &str| crate::model::Attachment {
+        blob_id: blob_id.to_owned(),
+        sha256: vec![1; 32],
+        small: Some(crate::model::AttachmentThumbnail::default()),
+        ..Default::default()
+    };
+    let mut with = message("c", 2);
+    with.attachments = vec![attachment("one"), attachment("two")];
+    let unsent = Unsent {
+        conversation_id: "c".to_owned(),
+        message_id: "u2".to_owned(),
+        draft: Draft {
+            attachments: ["first", "second"]
+                .map(|receipt| crate::model::DraftAttachment {
+                    receipt: receipt.to_owned(),
+                    attachment: attachment(receipt),
+                })
+                .into(),
+            ..Draft::default()
+        },
+    };
+    let cache = SqliteCache::open(&path).await.unwrap();
+    let batch = Batch {
+        messages: vec![with.clone()],
+        queued: vec![unsent.clone()],
+        ..Batch::default()
+    };
+    cache.apply(batch).await.unwrap();
+    let cache = SqliteCache::open(&path).await.unwrap();
+    let kept = cache.messages("c", 0, 10).await.unwrap();
+    assert_eq!(kept, [with, message("c", 1)]);
+    let waiting = cache.load(USER_ID, 10).await.unwrap().unsent;
+    assert_eq!(waiting[0].draft, Draft::new("old"));
+    assert_eq!(waiting[1], unsent);
+}

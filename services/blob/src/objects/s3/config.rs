@@ -107,8 +107,8 @@ impl S3Config {
         }
     }
 
-    /// Refuses what could never work.
-    pub(super) fn check(&self) -> Result<(), OpenError> {
+    /// Refuses what could never work, without asking the store.
+    pub fn check(&self) -> Result<(), OpenError> {
         let wrong = |key: &str, problem: &str| {
             let (key, problem) = (key.to_owned(), problem.to_owned());
             Err(OpenError::Config { key, problem })

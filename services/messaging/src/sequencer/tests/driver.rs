@@ -17,7 +17,7 @@ use event_log::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use proto::log::v1 as log;
+use proto::log::v1::{self as log, references_record};
 use runtime::{
     auth::{KeyPair, ServiceIdentity},
     channel::pipe,
@@ -44,12 +44,20 @@ use crate::{
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A log that has one partition of `messages`, and takes fan-outs unless it refuses them.
+/// A log that has one partition of `messages`, and takes derived records unless it refuses them.
 #[derive(Default)]
-struct Log {
-    records: Mutex<Vec<Record>>,
+pub(super) struct Log {
+    pub(super) records: Mutex<Vec<Record>>,
     refuses: AtomicBool,
-    refused: AtomicBool,
+    pub(super) refused: AtomicBool,
+    /// Refuses what refers to blobs, or barriers.
+    pub(super) refuses_references: AtomicBool,
+    pub(super) refuses_barriers: AtomicBool,
+    pub(super) refused_barriers: AtomicUsize,
+    /// The topic `references`, with the keys.
+    pub(super) references: Mutex<Vec<(Bytes, references_record::Record)>>,
+    /// Partitions of `references` besides one.
+    pub(super) more_references: AtomicUsize,
     fan_outs: Mutex<Vec<log::FanoutRecord>>,
     /// Of the fan-outs.
     traces: Mutex<Vec<Option<Bytes>>>,
@@ -60,11 +68,15 @@ struct Log {
 
 #[async_trait]
 impl EventLog for Log {
-    fn identity(&self, _: Topic) -> TopicIdentity {
+    fn identity(&self, topic: Topic) -> TopicIdentity {
+        let more = match topic {
+            Topic::References => self.more_references.load(Ordering::SeqCst),
+            _ => 0,
+        };
         TopicIdentity {
             log_id: "log".to_owned(),
             topic_id: "topic".to_owned(),
-            partitions: 1,
+            partitions: 1 + u32::try_from(more).unwrap(),
         }
     }
 
@@ -73,6 +85,10 @@ impl EventLog for Log {
     }
 
     fn append(&self, topic: Topic, record: NewRecord, urgency: Urgency, done: OnAppended) {
+        let taken = Ok(Appended {
+            partition: 0,
+            offset: None,
+        });
         if topic == Topic::Fanout {
             assert_eq!(urgency, Urgency::Now);
             if self.refuses.load(Ordering::SeqCst) {
@@ -88,11 +104,23 @@ impl EventLog for Log {
             assert_eq!(key[..], record.conversation_id);
             self.fan_outs.lock().push(record);
             self.traces.lock().push(trace::of_headers(&headers));
+            return done(taken);
         }
-        done(Ok(Appended {
-            partition: 0,
-            offset: None,
-        }));
+        if topic == Topic::References {
+            let references = log::ReferencesRecord::decode(&record.payload[..]).unwrap();
+            let references = references.record.unwrap();
+            let is_barrier = matches!(references, references_record::Record::Barrier(_));
+            if is_barrier && self.refuses_barriers.load(Ordering::SeqCst) {
+                self.refused_barriers.fetch_add(1, Ordering::SeqCst);
+                return done(Err(AppendError::Full));
+            }
+            if !is_barrier && self.refuses_references.load(Ordering::SeqCst) {
+                self.refused.store(true, Ordering::SeqCst);
+                return done(Err(AppendError::Full));
+            }
+            self.references.lock().push((record.key, references));
+        }
+        done(taken);
     }
 
     async fn join(&self, _: &str, _: Topic) -> Result<Box<dyn Membership>, LogError> {
@@ -124,12 +152,12 @@ impl PartitionReader for Reader {
 
     async fn next(&mut self, max: usize) -> Result<Vec<Record>, LogError> {
         loop {
-            let all = self.log.records.lock().clone();
-            let records: Vec<_> = all
-                .into_iter()
-                .filter(|record| record.offset >= self.next)
-                .take(max)
-                .collect();
+            let records = {
+                let all = self.log.records.lock();
+                let from = all.partition_point(|record| record.offset < self.next);
+                let next = all.iter().skip(from).take(max);
+                next.cloned().collect::<Vec<_>>()
+            };
             if let Some(last) = records.last() {
                 self.next = last.offset + 1;
                 self.log.read.fetch_add(records.len(), Ordering::SeqCst);
@@ -144,7 +172,7 @@ impl PartitionReader for Reader {
 
 /// What a sequencer needs of a store.
 #[derive(Default)]
-struct Memory(Mutex<Stored>);
+pub(super) struct Memory(pub(super) Mutex<Stored>);
 
 fn not_here<T>() -> Result<T, StoreError> {
     Err(StoreError::Corrupt("no sequencer asks for this".to_owned()))
@@ -285,14 +313,15 @@ impl Store for Memory {
 }
 
 /// A running partition. Its sessions are nowhere.
-struct Running {
-    log: Arc<Log>,
-    store: Arc<Memory>,
+pub(super) struct Running {
+    pub(super) log: Arc<Log>,
+    pub(super) store: Arc<Memory>,
+    context: Context,
     tasks: Tasks,
 }
 
 impl Running {
-    fn start(refuses: bool) -> Self {
+    pub(super) fn start(refuses: bool) -> Self {
         let (log, store) = (Arc::new(Log::default()), Arc::new(Memory::default()));
         log.refuses.store(refuses, Ordering::SeqCst);
         let tasks = Tasks::new();
@@ -317,13 +346,19 @@ impl Running {
             log: log.clone(),
             next: 0,
         };
+        let of_run = context.clone();
         tasks.spawn(async move {
-            run(context, Arc::new(Owned::new()), Box::new(reader)).await;
+            run(of_run, Arc::new(Owned::new()), Box::new(reader)).await;
         });
-        Self { log, store, tasks }
+        Self {
+            log,
+            store,
+            context,
+            tasks,
+        }
     }
 
-    async fn eventually(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub(super) async fn eventually(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let wait = async {
             while !is_so(self) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -333,7 +368,7 @@ impl Running {
         waited.unwrap_or_else(|_| panic!("not in time: {what}"));
     }
 
-    fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         self.store.0.lock().position
     }
 
@@ -344,7 +379,11 @@ impl Running {
         fan_outs.iter().map(seq).collect()
     }
 
-    async fn stop(self) {
+    pub(super) fn context(&self) -> Context {
+        self.context.clone()
+    }
+
+    pub(super) async fn stop(self) {
         assert!(self.tasks.stop(DEADLINE).await);
     }
 }

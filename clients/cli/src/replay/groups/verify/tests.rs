@@ -15,10 +15,20 @@ fn fact(seq: u64, user_id: &str, what: What) -> Fact {
     }
 }
 
+/// The first message has a picture.
+fn attached(message_index: u64) -> Vec<Shown> {
+    let shown = (message_index == 1).then(|| Shown {
+        picture: 0,
+        attachment: messenger_client::model::Attachment::default(),
+    });
+    shown.into_iter().collect()
+}
+
 fn said(seq: u64, message_index: u64, user_id: &str) -> Fact {
     let what = What::Said {
         message_id: format!("m{message_index}"),
         text: format!("text {message_index}"),
+        shown: attached(message_index),
         message_index,
     };
     fact(seq, user_id, what)
@@ -69,6 +79,7 @@ fn held(fact: &Fact, message_index: u64) -> Held {
         What::Said {
             message_id,
             text,
+            shown,
             message_index,
         } => Held::Message(Message {
             conversation_id: "g:1".to_owned(),
@@ -80,7 +91,7 @@ fn held(fact: &Fact, message_index: u64) -> Held {
             text: text.clone(),
             mentioned_user_ids: Vec::new(),
             mentions_all: false,
-            attachments: Vec::new(),
+            attachments: shown.iter().map(|s| s.attachment.clone()).collect(),
         }),
         What::Added(user_id) => change(GroupChangeKind::Added, user_id, 1),
         What::Removed(user_id) => change(GroupChangeKind::Removed, user_id, 0),
@@ -199,6 +210,21 @@ fn each_kind_of_damage_is_found() {
     });
     assert_eq!(
         altered,
+        Findings {
+            altered: 1,
+            ..one_device
+        }
+    );
+
+    let without_its_picture = findings_after(|_, views| {
+        for held in &mut views[1].events {
+            if let Held::Message(message) = held {
+                message.attachments.clear();
+            }
+        }
+    });
+    assert_eq!(
+        without_its_picture,
         Findings {
             altered: 1,
             ..one_device

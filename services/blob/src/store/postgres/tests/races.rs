@@ -1,6 +1,9 @@
 //! What several processes do at the same moment.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 
@@ -58,6 +61,70 @@ async fn a_blob_that_is_kept_or_referred_to_while_others_remove_is_there_or_nobo
         for blob in rest {
             stores[0].forget_blob(blob).await.unwrap();
         }
+    }
+}
+
+/// The same, step by step: a transaction that is open while another one comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_refers_to_a_blob_and_who_removes_it_see_each_other_however_long_they_take() {
+    let server = server();
+    let [store] = replicas(&server).await;
+    let before = kept_before(NOW);
+    let mut c = PgConnection::connect(&server.url("blob")).await.unwrap();
+
+    // Somebody refers to it and has not committed.
+    let blob = suite::made(&store).await;
+    let mut referring = c.begin().await.unwrap();
+    let advance = PositionAdvance {
+        reader: suite::READER,
+        from: 0,
+        to: 0,
+    };
+    let sent = vec![event(conversation(), 1, &[&blob])];
+    let batch = Batch::of(sent, Vec::new());
+    let missing = apply::apply(&mut referring, &batch, &advance).await;
+    assert!(missing.is_ok_and(|missing| missing.is_empty()));
+    let taking = store.clone();
+    let taking = tokio::spawn(async move { taking.take_removable(before, 9).await });
+    waits_or_ends(&server, &taking).await;
+    referring.commit().await.unwrap();
+    assert_eq!(taking.await.unwrap().unwrap(), []);
+    assert_eq!(store.take_removable(before, 9).await.unwrap(), []);
+
+    // Somebody takes it and has not committed.
+    let blob = suite::made(&store).await;
+    let mut removing = c.begin().await.unwrap();
+    let taken = removal::take(&mut removing, before, 9).await;
+    assert!(taken.is_ok_and(|taken| taken == [blob.id]));
+    let (keeping, referring) = (store.clone(), store.clone());
+    let id = blob.id;
+    let keeping = tokio::spawn(async move { keeping.keep(id, NOW + 9).await });
+    let sent = vec![event(conversation(), 1, &[&blob])];
+    let referring = tokio::spawn(async move { suite::apply(&referring, sent).await });
+    waits_or_ends(&server, &keeping).await;
+    waits_or_ends(&server, &referring).await;
+    removing.commit().await.unwrap();
+    assert_eq!(keeping.await.unwrap().unwrap(), None);
+    assert_eq!(referring.await.unwrap(), [blob.id]);
+}
+
+/// Until the task has ended, or some session waits for a lock.
+async fn waits_or_ends<T>(server: &Postgres, task: &tokio::task::JoinHandle<T>) {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    const DEADLINE: Duration = Duration::from_secs(20);
+    let mut c = PgConnection::connect(&server.url("blob")).await.unwrap();
+    let begun = Instant::now();
+    while !task.is_finished() {
+        let waiting: i64 = sqlx::query_scalar(WAITING).fetch_one(&mut c).await.unwrap();
+        if waiting > 0 {
+            return;
+        }
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "it neither waits for a lock nor ends"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
