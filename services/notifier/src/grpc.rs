@@ -1,13 +1,10 @@
-//! The services on the wire: validates and converts, nothing else.
+//! The service on the wire: validates and converts, nothing else.
 
 use std::sync::Arc;
 
 use proto::{
     error::v1::ErrorReason,
-    notifier::v1::{
-        self as pb, email_report_service_server::EmailReportService,
-        notifier_service_server::NotifierService,
-    },
+    notifier::v1::{self as pb, notifier_service_server::NotifierService},
 };
 use runtime::{
     auth::{UserCaller, user_caller},
@@ -15,15 +12,9 @@ use runtime::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{
-    Service,
-    digest::next_digest_of,
-    model::{DeviceTarget, ProviderKind, Target},
-    store::Updated,
-    validate,
-};
+use crate::{Service, model::DeviceTarget, store::Updated, validate};
 
-/// The services, as tonic wants them.
+/// The service, as tonic wants it.
 #[derive(Clone)]
 pub(crate) struct Grpc {
     service: Arc<Service>,
@@ -50,15 +41,15 @@ impl NotifierService for Grpc {
         request: Request<pb::RegisterPushTargetRequest>,
     ) -> Result<Response<pb::RegisterPushTargetResponse>, Status> {
         let caller = self.caller(&request)?;
-        let target = validate::target(request.into_inner().target)?;
-        let target = self.service.settle_target(target)?;
+        let target = validate::target(request.into_inner().target, &self.service.providers)?;
         let target = DeviceTarget {
             user: caller.user_id,
             device: caller.device_id,
             target,
         };
         let now = self.service.clock.now_unix_ms();
-        if !self.service.store.put_target(target, now).await? {
+        let put = self.service.store.put_target(target, now).await;
+        if !put.map_err(ApiError::from)? {
             let message = "the device was logged out";
             return Err(ApiError::new(ErrorReason::DeviceRevoked, message).into());
         }
@@ -73,7 +64,8 @@ impl NotifierService for Grpc {
         let store = &self.service.store;
         store
             .remove_target(caller.user_id, caller.device_id)
-            .await?;
+            .await
+            .map_err(ApiError::from)?;
         Ok(Response::new(pb::RemovePushTargetResponse {}))
     }
 
@@ -82,7 +74,15 @@ impl NotifierService for Grpc {
         request: Request<pb::GetPushSetupRequest>,
     ) -> Result<Response<pb::GetPushSetupResponse>, Status> {
         self.caller(&request)?;
-        Ok(Response::new(self.service.setup()))
+        let providers = &self.service.providers;
+        let web_push_key = providers.web_push.as_ref();
+        let web_push_key =
+            web_push_key.map_or_else(Vec::new, |(web_push, _)| web_push.public_key().to_vec());
+        Ok(Response::new(pb::GetPushSetupResponse {
+            web_push_key,
+            apns: providers.apns.is_some(),
+            fcm: providers.fcm.is_some(),
+        }))
     }
 
     async fn get_preferences(
@@ -91,11 +91,10 @@ impl NotifierService for Grpc {
     ) -> Result<Response<pb::GetPreferencesResponse>, Status> {
         let user = self.caller(&request)?.user_id;
         let store = &self.service.store;
-        let preferences = store.preferences(vec![user]).await?;
-        let email = store.email(user).await?;
+        let preferences = store.preferences(vec![user]).await;
+        let preferences = preferences.map_err(ApiError::from)?;
         Ok(Response::new(pb::GetPreferencesResponse {
             preferences: preferences.first().map(validate::preferences_pb),
-            email: email.as_ref().map(validate::email_pb),
         }))
     }
 
@@ -107,10 +106,9 @@ impl NotifierService for Grpc {
         let request = request.into_inner();
         let if_version = request.if_version;
         let change = validate::preferences_change(request)?;
-        let next = next_digest_of(self.service.clock.now_unix_ms());
         let store = &self.service.store;
-        let updated = store.update_preferences(user, change, if_version, next);
-        match updated.await? {
+        let updated = store.update_preferences(user, change, if_version);
+        match updated.await.map_err(ApiError::from)? {
             Updated::Changed(preferences) => Ok(Response::new(pb::UpdatePreferencesResponse {
                 preferences: Some(validate::preferences_pb(&preferences)),
             })),
@@ -121,38 +119,5 @@ impl NotifierService for Grpc {
             )
             .into()),
         }
-    }
-
-    async fn set_email_address(
-        &self,
-        request: Request<pb::SetEmailAddressRequest>,
-    ) -> Result<Response<pb::SetEmailAddressResponse>, Status> {
-        let user = self.caller(&request)?.user_id;
-        let address = request.into_inner().address;
-        let email = self.service.emails()?.set(user, &address).await?;
-        Ok(Response::new(pb::SetEmailAddressResponse {
-            email: Some(validate::email_pb(&email)),
-        }))
-    }
-
-    async fn confirm_email_address(
-        &self,
-        request: Request<pb::ConfirmEmailAddressRequest>,
-    ) -> Result<Response<pb::ConfirmEmailAddressResponse>, Status> {
-        let user = self.caller(&request)?.user_id;
-        let code = request.into_inner().code;
-        let email = self.service.emails()?.confirm(user, &code).await?;
-        Ok(Response::new(pb::ConfirmEmailAddressResponse {
-            email: Some(validate::email_pb(&email)),
-        }))
-    }
-
-    async fn remove_email_address(
-        &self,
-        request: Request<pb::RemoveEmailAddressRequest>,
-    ) -> Result<Response<pb::RemoveEmailAddressResponse>, Status> {
-        let user = self.caller(&request)?.user_id;
-        self.service.store.remove_email(user).await?;
-        Ok(Response::new(pb::RemoveEmailAddressResponse {}))
     }
 }

@@ -59,7 +59,8 @@ async fn wait(stop: &CancellationToken) -> bool {
 
 /// Releases what is due, and answers how much it was.
 async fn release(log: &dyn EventLog, store: &dyn Store, now: i64) -> Result<usize, StoreError> {
-    let due = store.claim_held(now, now + LEASE_MS, BATCH_MAX).await?;
+    let lease = now + LEASE_MS;
+    let due = store.claim_held(now, lease, BATCH_MAX).await?;
     if due.is_empty() {
         return Ok(0);
     }
@@ -74,11 +75,11 @@ async fn release(log: &dyn EventLog, store: &dyn Store, now: i64) -> Result<usiz
     let mut gone = Vec::with_capacity(due.len());
     for (held, result) in due.iter().zip(results) {
         match result {
-            Ok(_) => gone.push((held.subject, held.seq)),
+            Ok(_) => gone.push(held.subject),
             // Its claim ends, and it is tried again then.
             Err(error) => tracing::warn!(%error, "what was put off could not be appended"),
         }
     }
-    store.forget_held(gone).await?;
+    store.forget_held(gone, lease).await?;
     Ok(due.len())
 }

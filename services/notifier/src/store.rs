@@ -1,5 +1,5 @@
 //! What the notifier keeps: where devices take pushes, what users want, who was told of what, what is to
-//! come later, and how far readers are.
+//! come later, and how far readers are. Every adapter passes `suite`.
 
 use async_trait::async_trait;
 pub use runtime::positions::{LogIdentity, PositionAdvance, ReaderId};
@@ -9,9 +9,13 @@ use runtime::{
 };
 
 use crate::model::{
-    DeviceSubject, DeviceTarget, DigestPeriod, DueDigest, Email, EmailDisabled, Held, Preferences,
-    PreviewDetail, ProviderKind, QuietHours, Subject, Told,
+    DeviceSubject, DeviceTarget, Held, Preferences, PreviewDetail, ProviderKind, QuietHours,
+    Subject, Told,
 };
+
+pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod suite;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +64,22 @@ pub struct PreferencesChange {
     pub quiet_hours: Option<QuietHours>,
     /// See [`Preferences`].
     pub time_zone: Option<String>,
-    /// See [`Preferences`].
-    pub digest: Option<DigestPeriod>,
-    /// See [`Preferences`].
-    pub digest_hour: Option<u8>,
+}
+
+impl PreferencesChange {
+    /// The preferences after it.
+    pub fn applied_to(self, before: Preferences) -> Preferences {
+        Preferences {
+            push: self.push.unwrap_or(before.push),
+            preview: self.preview.unwrap_or(before.preview),
+            mentions_pierce_mute: self
+                .mentions_pierce_mute
+                .unwrap_or(before.mentions_pierce_mute),
+            quiet_hours: self.quiet_hours.unwrap_or(before.quiet_hours),
+            time_zone: self.time_zone.unwrap_or(before.time_zone),
+            version: before.version.saturating_add(1),
+        }
+    }
 }
 
 /// What became of a change of preferences.
@@ -73,47 +89,6 @@ pub enum Updated {
     Changed(Preferences),
     /// They were not at the version named; nothing was changed.
     OtherVersion,
-}
-
-/// An address that is to be confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confirmation {
-    /// Whose.
-    pub user: UserId,
-    /// Valid, with its domain in lower case.
-    pub address: String,
-    /// Of the code and the user; the code itself is only in the mail.
-    pub code_hash: [u8; 32],
-    /// In Unix milliseconds.
-    pub now_unix_ms: i64,
-}
-
-/// What became of an address that was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EmailGiven {
-    /// A mail with the code is to be sent.
-    ToConfirm,
-    /// It is the user's confirmed address, and not disabled: nothing was changed.
-    AlreadyConfirmed,
-    /// As many mails as may be were sent for this user, or to this address, in the last day: nothing was
-    /// changed. In how many milliseconds another one may be.
-    TooMany {
-        /// In how many milliseconds another one may be sent.
-        retry_after_ms: u64,
-    },
-}
-
-/// What is known of mail to an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EmailReport {
-    /// No such address.
-    HardBounce,
-    /// Not now.
-    SoftBounce,
-    /// Called junk.
-    Complaint,
-    /// It was taken by its server: soft bounces begin to count anew.
-    Taken,
 }
 
 /// What a reader of `offline` has done, in one transaction.
@@ -163,14 +138,12 @@ pub trait Store: Send + Sync + 'static {
     /// Of some users, in the order asked; the default for who has never changed them. One query.
     async fn preferences(&self, users: Vec<UserId>) -> Result<Vec<Preferences>, StoreError>;
 
-    /// Changes what is given, if they are at `if_version` (0 = whatever it is). If the change moves digests,
-    /// the next one is due at `next_digest_unix_ms(changed)`.
+    /// Changes what is given, if they are at `if_version` (0 = whatever it is).
     async fn update_preferences(
         &self,
         user: UserId,
         change: PreferencesChange,
         if_version: u64,
-        next_digest_unix_ms: NextDigest,
     ) -> Result<Updated, StoreError>;
 
     // --- who was told of what ------------------------------------------------------------------------------
@@ -198,65 +171,12 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Held>, StoreError>;
 
-    /// It is in the log again: forgets it, unless a newer one is held meanwhile (a larger seq).
-    async fn forget_held(&self, held: Vec<(Subject, u64)>) -> Result<(), StoreError>;
-
-    // --- mail --------------------------------------------------------------------------------------------------
-
-    /// An address of a user, to be confirmed by the code. Replaces what was there before, unless it is the
-    /// same, confirmed and not disabled. Counts the mails of a day for the user and for the address.
-    async fn give_email(&self, confirmation: Confirmation) -> Result<EmailGiven, StoreError>;
-
-    /// The code was shown: the address is confirmed and not disabled, and the next digest is due at
-    /// `next_digest_unix_ms` of the user's preferences. `None`: not the code, too old, tried too often, or
-    /// there is none to confirm; a wrong one counts.
-    async fn confirm_email(
+    /// It is in the log again: forgets what is claimed until this time still. What was put off anew
+    /// meanwhile is not: it stays.
+    async fn forget_held(
         &self,
-        user: UserId,
-        code_hash: [u8; 32],
-        now_unix_ms: i64,
-        next_digest_unix_ms: NextDigest,
-    ) -> Result<Option<Email>, StoreError>;
-
-    /// The address of a user.
-    async fn email(&self, user: UserId) -> Result<Option<Email>, StoreError>;
-
-    /// Nothing to do if there is none.
-    async fn remove_email(&self, user: UserId) -> Result<(), StoreError>;
-
-    /// What mail to addresses of users met, by user: ignored unless it is still the user's address. Answers
-    /// how many were disabled by it.
-    async fn report_emails(
-        &self,
-        reports: Vec<(UserId, String, EmailReport)>,
-    ) -> Result<usize, StoreError>;
-
-    /// The users of an address, at most `limit`: several may have the same one.
-    async fn users_of_email(
-        &self,
-        address: String,
-        limit: usize,
-    ) -> Result<Vec<UserId>, StoreError>;
-
-    // --- digests -------------------------------------------------------------------------------------------------
-
-    /// Digests that are due, the earliest first, at most `limit`: of users with a confirmed address that is
-    /// not disabled, and who want them. Each is claimed until `lease_until_unix_ms`: nobody else gets it
-    /// before.
-    async fn claim_digests(
-        &self,
-        now_unix_ms: i64,
+        held: Vec<Subject>,
         lease_until_unix_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<DueDigest>, StoreError>;
-
-    /// The digest of this period was sent, or there was nothing to say; the next one is due at this time.
-    /// Does nothing if the period is not the one that is due: it was finished before, or moved.
-    async fn finish_digest(
-        &self,
-        user: UserId,
-        due_unix_ms: i64,
-        next_due_unix_ms: i64,
     ) -> Result<(), StoreError>;
 
     // --- positions -------------------------------------------------------------------------------------------------
@@ -271,19 +191,4 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes everything answered before survive a loss of power, and answers then.
     async fn sync(&self) -> Result<(), StoreError>;
-}
-
-/// When the next digest of a user with these preferences is due, in Unix milliseconds; `None` = never. A
-/// function, because a store knows what the preferences are only in the transaction that changes them.
-pub type NextDigest = std::sync::Arc<dyn Fn(&Preferences) -> Option<i64> + Send + Sync>;
-
-impl EmailReport {
-    /// Why the address is disabled at once by it.
-    pub const fn disables(self) -> Option<EmailDisabled> {
-        match self {
-            Self::HardBounce => Some(EmailDisabled::Bounced),
-            Self::Complaint => Some(EmailDisabled::Complained),
-            Self::SoftBounce | Self::Taken => None,
-        }
-    }
 }

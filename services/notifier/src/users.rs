@@ -14,7 +14,10 @@ use runtime::{
     shutdown::{CancellationToken, Tasks},
 };
 
-use crate::{record::RecordError, store::{LogIdentity, PositionAdvance, ReaderId, Store, StoreError}};
+use crate::{
+    record::RecordError,
+    store::{LogIdentity, PositionAdvance, ReaderId, Store, StoreError},
+};
 
 /// The name of the group that reads `users`.
 pub const USERS_GROUP: &str = "notifier-users";
@@ -160,9 +163,7 @@ fn revoked(payload: &[u8]) -> Result<Option<(UserId, DeviceId)>, RecordError> {
     }
     let user = UserId::from_slice(&record.user_id)?;
     match record.fact {
-        Some(Fact::DeviceRevoked(fact)) => {
-            Ok(Some((user, DeviceId::from_slice(&fact.device_id)?)))
-        }
+        Some(Fact::DeviceRevoked(fact)) => Ok(Some((user, DeviceId::from_slice(&fact.device_id)?))),
         Some(Fact::PictureChanged(_)) | None => Ok(None),
     }
 }

@@ -193,7 +193,7 @@ mod tests {
                     window.give_back(users, [], round);
                 } else {
                     let done: Vec<_> = round.iter().flat_map(|item| item.offsets.clone()).collect();
-                    done.iter().for_each(|offset| drop(open.remove(offset)));
+                    done.iter().for_each(|offset| { open.remove(offset); });
                     window.give_back(users, done, []);
                 }
             };

@@ -122,8 +122,7 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::MemberNotFound
         | R::JoinRequestNotFound
         | R::BlobNotFound
-        | R::UploadNotFound
-        | R::ConfirmationInvalid => Code::NotFound,
+        | R::UploadNotFound => Code::NotFound,
         R::UsernameTaken | R::RequestIdReused => Code::AlreadyExists,
         R::TooManyDevices
         | R::LimitReached

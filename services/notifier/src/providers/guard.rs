@@ -34,6 +34,9 @@ const ODD_PAUSE: Duration = Duration::from_secs(10 * 60);
 /// How long a push waits at most for a provider that is away; then it is held as long, so that those behind
 /// it have their turn: it may be the only one that the provider does not answer.
 const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+/// How old a decision to push may be when the push goes, unless it is the one that tries whether the
+/// provider works again: meanwhile it may have been read, or more may have come.
+const FRESH_MAX: Duration = Duration::from_secs(10);
 /// Failures in a row of one push, each while nearly all others were answered, until it is held: it must not
 /// stop those behind it for what only it meets. With the pauses between them about 15 s.
 const ODD_TRIES_MAX: u32 = 6;
@@ -85,6 +88,8 @@ pub enum Settled {
     BusyUntil(Duration),
     /// It is too late for it.
     Expired,
+    /// It has waited for a provider that was away: whether it is wanted still has to be asked.
+    Old,
     /// The process ends. Whether it was taken is not known.
     Stopped,
 }
@@ -249,6 +254,9 @@ impl Guard {
                 Ok(turn) => turn,
                 Err(pause) => return Settled::BusyUntil(pause),
             };
+            if !turn.probe && tries.began.elapsed() >= FRESH_MAX {
+                return Settled::Old;
+            }
             let Some(outcome) = self.try_once(target, &push, stop).await else {
                 return Settled::Stopped;
             };

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use proto::messaging::v1::{
     BatchGetUnreadRequest, Unread, UnreadQuery, inbox_service_client::InboxServiceClient,
@@ -22,12 +21,13 @@ use runtime::{
 use super::{Counters, count};
 use crate::{
     decide::{self, Decision, Standing},
-    limits::{BUSY_DEFAULT, BUSY_MAX, PUSH_LIFE},
+    limits::PUSH_LIFE,
     model::{
         DeviceSubject, DeviceTarget, Held, Preferences, PreviewDetail, ProviderKind, Subject, Told,
     },
     names::{Names, within},
-    push::{Alert, CollapseId, Outcome, Push},
+    providers::guard::{self, Guard},
+    push::{Alert, CollapseId, Push},
     rate::Rates,
     store::{Settled, Store, StoreError},
     window::Item,
@@ -40,26 +40,13 @@ const AT_ONCE: usize = 64;
 const KEEP_AGAIN_MIN: Duration = Duration::from_millis(50);
 const KEEP_AGAIN_MAX: Duration = Duration::from_secs(2);
 
-/// Who delivers, with its bounds around it.
-#[async_trait]
-pub(crate) trait Deliver: Send + Sync {
-    /// Which provider.
-    fn kind(&self) -> ProviderKind;
-
-    /// Returns once it is worth a try: not while the provider is known to be away.
-    async fn ready(&self);
-
-    /// Tries once.
-    async fn push(&self, target: &crate::model::Target, push: &Push) -> Outcome;
-}
-
 /// What rounds need.
 pub(crate) struct Rounds {
-    pub(crate) deliver: Arc<dyn Deliver>,
+    pub(crate) guard: Arc<Guard>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) messaging: InboxServiceClient<ServiceChannel>,
     pub(crate) names: Arc<Names>,
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) rates: Rates,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
     /// What a notification is headed with that says no name.
@@ -107,18 +94,13 @@ struct Plan {
 
 impl Rounds {
     pub(crate) fn kind(&self) -> ProviderKind {
-        self.deliver.kind()
+        self.guard.kind()
     }
 
     /// Deals with these items. Always answers for all of them.
     pub(crate) async fn run(&self, items: Vec<Item>, stop: &CancellationToken) -> Round {
         let users: HashSet<_> = items.iter().map(|item| item.offline.subject.user).collect();
-        let planned = async {
-            // What is decided while the provider is away would be old when it is back.
-            self.deliver.ready().await;
-            self.plan(&items).await
-        };
-        let mut plan = match stop.run_until_cancelled(planned).await {
+        let mut plan = match stop.run_until_cancelled(self.plan(&items)).await {
             Some(Ok(plan)) => plan,
             other => {
                 if let Some(Err(error)) = other {
@@ -272,6 +254,11 @@ impl Rounds {
                     conversation: offline.subject.conversation,
                     alert: shown.cloned(),
                     badge: of_user.unread_total,
+                    read_seq: known
+                        .conversations
+                        .get(&offline.subject)
+                        .map_or(0, |(standing, _)| standing.read_seq)
+                        .max(offline.read_seq),
                     expires_unix_ms: now.saturating_add(millis(PUSH_LIFE)),
                 })
             });
@@ -340,60 +327,46 @@ impl Rounds {
         stop: &CancellationToken,
     ) -> (Settled, HashSet<usize>) {
         let tried = stream::iter(jobs).map(|job| async move {
-            // One that has begun is waited for: it may be taken.
-            let outcome = match stop.is_cancelled() {
-                true => None,
-                false => Some(self.deliver.push(&job.to.target, &job.push).await),
-            };
-            (job, outcome)
+            let ended = self.guard.settle(&job.to.target, &job.push, stop).await;
+            (job, ended)
         });
         let (mut settled, mut again) = (Settled::default(), HashSet::new());
         let mut tried = std::pin::pin!(tried.buffer_unordered(AT_ONCE));
-        while let Some((job, outcome)) = tried.next().await {
+        let provider = self.kind().name();
+        while let Some((job, ended)) = tried.next().await {
             let subject = items[job.item].offline.subject;
             let device = job.to.device;
-            let mut tell = || {
-                settled
-                    .told
-                    .push((DeviceSubject { subject, device }, job.told))
-            };
-            match outcome {
-                Some(Outcome::Taken) => {
-                    tell();
+            let told = (DeviceSubject { subject, device }, job.told);
+            match ended {
+                guard::Settled::Taken => {
+                    settled.told.push(told);
                     let counter = match job.push.alert {
                         Some(_) => &self.counters.alerts,
                         None => &self.counters.badges,
                     };
                     count(counter, 1);
                 }
-                Some(Outcome::Gone) => {
+                guard::Settled::Gone => {
                     count(&self.counters.gone, 1);
                     settled.gone.push(job.to);
                 }
-                Some(Outcome::Refused(why)) => {
-                    let provider = self.kind().name();
+                guard::Settled::Refused(why) => {
                     tracing::warn!(provider, why, "a push was refused");
                     count(&self.counters.refused, 1);
-                    tell();
+                    settled.told.push(told);
                 }
-                Some(Outcome::TooLarge) => {
-                    let provider = self.kind().name();
+                guard::Settled::TooLarge => {
                     tracing::error!(provider, "a push was too large");
                     count(&self.counters.refused, 1);
-                    tell();
+                    settled.told.push(told);
                 }
-                Some(Outcome::TargetBusy { after }) => {
-                    let wait = after.unwrap_or(BUSY_DEFAULT).min(BUSY_MAX);
+                guard::Settled::Expired => settled.told.push(told),
+                guard::Settled::BusyUntil(wait) => {
                     let due = self.clock.now_unix_ms().saturating_add(millis(wait));
-                    match held(&items[job.item], due) {
-                        Some(later) => settled.held.push(later),
-                        // A badge alone: the next one is newer.
-                        None => count(&self.counters.refused, 1),
-                    }
+                    // A badge alone needs not come again: the next one is newer.
+                    settled.held.extend(held(&items[job.item], due));
                 }
-                Some(Outcome::Unavailable { .. } | Outcome::Unauthorized(_)) | None => {
-                    again.insert(job.item);
-                }
+                guard::Settled::Old | guard::Settled::Stopped => drop(again.insert(job.item)),
             }
         }
         (settled, again)

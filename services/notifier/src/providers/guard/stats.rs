@@ -53,7 +53,7 @@ impl Counters {
             Settled::TooLarge => count(&self.too_large),
             Settled::BusyUntil(_) => count(&self.busy),
             Settled::Expired => count(&self.expired),
-            Settled::Stopped => {}
+            Settled::Old | Settled::Stopped => {}
         }
     }
 
