@@ -257,8 +257,8 @@ impl World {
             video_count: 0,
         });
         // Now and then all, or a member, who may be the sender, and one who is none.
-        event.mentions_all = event.seq % 7 == 0;
-        if event.seq % 3 == 0 {
+        event.mentions_all = event.seq.is_multiple_of(7);
+        if event.seq.is_multiple_of(3) {
             let at = usize::try_from(event.seq).unwrap() / 3 % members.len();
             let named = members.iter().nth(at).copied();
             let named = named.into_iter().chain([user(99)]);
