@@ -30,6 +30,8 @@ const VERSION_ATTACHMENTS: u32 = 3;
 /// row as it is for ever), and of those whose preview has attachments, which is the newest one.
 const INBOX_VERSION_DEFERRED: u32 = 3;
 const INBOX_VERSION_ATTACHMENTS: u32 = 4;
+/// The newest one that is understood: it says who is mentioned, which no row keeps.
+const INBOX_VERSION_MENTIONS: u32 = 5;
 /// The versions of the records of the topic `fanout`: those whose preview has no attachments, and the
 /// others.
 pub(crate) const FANOUT_VERSION: u32 = 1;
@@ -326,7 +328,7 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
 /// Reads a record of the topic `inbox`.
 pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
     let record = log::InboxRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
-    check_version(record.schema_version, INBOX_VERSION_ATTACHMENTS)?;
+    check_version(record.schema_version, INBOX_VERSION_MENTIONS)?;
     let read_preview = |preview: log::InboxPreview| {
         Ok::<_, InvalidId>(Preview {
             sender: UserId::from_slice(&preview.sender_id)?,

@@ -15,6 +15,8 @@ const INBOX_VERSION: u32 = 2;
 const INBOX_VERSION_DEFERRED: u32 = 3;
 /// The version of those whose preview has attachments: who does not know them would show an empty line.
 const INBOX_VERSION_ATTACHMENTS: u32 = 4;
+/// The version of those that say who is mentioned: who does not know them would tell nobody.
+const INBOX_VERSION_MENTIONS: u32 = 5;
 
 /// Why a record cannot be fanned out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +86,10 @@ pub(super) enum Kind {
     Message {
         sender: UserId,
         preview: Arc<log::InboxPreview>,
+        /// Who is mentioned.
+        mentioned: Vec<UserId>,
+        /// All are.
+        mentions_all: bool,
     },
     Change(Change),
     /// Of a kind that only moves the end of the conversation.
@@ -139,6 +145,8 @@ fn decode_event(event: log::FanoutEvent, version: u64) -> Result<Event, RecordEr
         (Some(preview), None) => Kind::Message {
             sender: UserId::from_slice(&event.sender_id)?,
             preview: Arc::new(preview),
+            mentioned: decode_users(&event.mentioned_ids)?,
+            mentions_all: event.mentions_all,
         },
         (None, Some(change)) if change.version == version => Kind::Change(Change {
             joins: !matches!(
@@ -169,6 +177,10 @@ fn decode_event(event: log::FanoutEvent, version: u64) -> Result<Event, RecordEr
     }
 }
 
+fn decode_users(ids: &[Vec<u8>]) -> Result<Vec<UserId>, InvalidId> {
+    ids.iter().map(|id| UserId::from_slice(id)).collect()
+}
+
 fn decode_members(members: &[log::GroupMember]) -> Result<Vec<(UserId, bool)>, RecordError> {
     let read = |member: &log::GroupMember| {
         let user = UserId::from_slice(&member.user_id)?;
@@ -196,6 +208,8 @@ pub(super) struct Row {
     pub(super) left_seq: u64,
     /// From where on the row is completed when it is read; 0 = it is not said here.
     pub(super) deferred_seq: u64,
+    /// The last message that mentions the user; 0 = it is not said here.
+    pub(super) mentioned_seq: u64,
 }
 
 impl Row {
@@ -208,6 +222,7 @@ impl Row {
             joined_seq: self.joined_seq.max(other.joined_seq),
             left_seq: self.left_seq.max(other.left_seq),
             deferred_seq: self.deferred_seq.max(other.deferred_seq),
+            mentioned_seq: self.mentioned_seq.max(other.mentioned_seq),
             preview: if seq(&other) > seq(&self) {
                 other.preview
             } else {
@@ -230,10 +245,11 @@ impl Row {
         let has_attachments =
             preview.is_some_and(|preview| preview.attachment_count > 0 || preview.video_count > 0);
         let record = log::InboxRecord {
-            schema_version: match (has_attachments, self.deferred_seq) {
-                (true, _) => INBOX_VERSION_ATTACHMENTS,
-                (false, 0) => INBOX_VERSION,
-                (false, _) => INBOX_VERSION_DEFERRED,
+            schema_version: match (self.mentioned_seq, has_attachments, self.deferred_seq) {
+                (1.., _, _) => INBOX_VERSION_MENTIONS,
+                (0, true, _) => INBOX_VERSION_ATTACHMENTS,
+                (0, false, 0) => INBOX_VERSION,
+                (0, false, _) => INBOX_VERSION_DEFERRED,
             },
             user_id: Vec::new(),
             conversation_id: ConversationId::group(group).as_bytes().to_vec(),
@@ -245,7 +261,7 @@ impl Row {
             joined_seq: self.joined_seq,
             left_seq: self.left_seq,
             deferred_seq: self.deferred_seq,
-            mentioned_seq: 0,
+            mentioned_seq: self.mentioned_seq,
         };
         record.encode_to_vec()
     }

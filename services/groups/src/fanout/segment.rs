@@ -25,6 +25,8 @@ pub(super) struct Segment {
     last: Place,
     preview: Option<Arc<log::InboxPreview>>,
     touched: BTreeMap<UserId, Touched>,
+    /// The last message that mentions all; 0 = none of these. Its sender, too: he has read it.
+    mentions_all_seq: u64,
     /// Whether all members have a row of it: the group was not deferred before.
     for_all: bool,
     /// The event by which it became so; 0 = none of these.
@@ -41,6 +43,8 @@ struct Touched {
     /// When the group was deferred.
     deferred_seq: u64,
     own: Place,
+    /// The last message that mentions him by name.
+    mentioned_seq: u64,
 }
 
 impl Segment {
@@ -51,6 +55,7 @@ impl Segment {
             last: Place::default(),
             preview: None,
             touched: BTreeMap::new(),
+            mentions_all_seq: 0,
             deferred_seq: 0,
         }
     }
@@ -79,13 +84,29 @@ impl Segment {
     /// Takes the next event, after which the members are these.
     pub(super) fn add(&mut self, event: &Event, after: Members, changed: &Changed) {
         match &event.kind {
-            Kind::Message { sender, preview } => {
+            Kind::Message {
+                sender,
+                preview,
+                mentioned,
+                mentions_all,
+            } => {
                 if self.preview.as_ref().map(|known| known.seq) < Some(preview.seq) {
                     self.preview = Some(preview.clone());
                 }
                 if self.members.contains(*sender) {
                     let own = &mut self.touched.entry(*sender).or_default().own;
                     *own = own.max(event.place);
+                }
+                if *mentions_all {
+                    self.mentions_all_seq = self.mentions_all_seq.max(event.place.seq);
+                }
+                // Of a deferred group, too, since somebody means this user: at most so many records as a
+                // message can name users. Mentioning all would undo what deferring saves.
+                for user in mentioned {
+                    if self.members.contains(*user) {
+                        let seq = &mut self.touched.entry(*user).or_default().mentioned_seq;
+                        *seq = event.place.seq.max(*seq);
+                    }
                 }
             }
             Kind::Change(change) => {
@@ -133,6 +154,7 @@ impl Segment {
             last: self.last,
             preview: self.preview.clone(),
             deferred_seq: self.deferred_seq,
+            mentioned_seq: self.mentions_all_seq,
             ..Row::default()
         };
         let Some(touched) = self.touched.get(&user) else {
@@ -142,9 +164,13 @@ impl Segment {
         row.deferred_seq = row.deferred_seq.max(touched.deferred_seq);
         if let Some(joined) = &touched.joined {
             row.joined_seq = joined.seq;
+            if row.mentioned_seq < joined.seq {
+                row.mentioned_seq = 0;
+            }
             row.preview = row.preview.filter(|preview| preview.seq > joined.seq);
             row.preview.get_or_insert_with(|| joined.clone());
         }
+        row.mentioned_seq = row.mentioned_seq.max(touched.mentioned_seq);
         match &touched.left {
             Some(left) => left.clone().merged(row),
             None => row,
@@ -157,6 +183,7 @@ impl Segment {
             last: self.last,
             preview: self.preview.clone(),
             deferred_seq: self.deferred_seq,
+            mentioned_seq: self.mentions_all_seq,
             ..Row::default()
         };
         let is_in = |user: &UserId| self.members.contains(*user);

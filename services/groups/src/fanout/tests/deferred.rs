@@ -156,3 +156,30 @@ fn a_late_record_is_no_crossing_for_those_who_joined_after_its_version() {
     assert!(all.iter().all(|row| row.deferred_seq == 0));
     assert!(note(&mut case).is_empty());
 }
+
+#[test]
+fn who_is_named_in_a_deferred_group_has_a_record_and_nobody_else_who_is_mentioned() {
+    let mut case = case(3);
+    let users = many(5);
+    case.warm(group(1), &users);
+    case.ingest(&message(group(1), users[0], 2));
+    assert_eq!(rows(&mut case).len(), 5, "the crossing");
+    let mut named = message(group(1), users[0], 3);
+    let event = named.event.as_mut().unwrap();
+    event.mentioned_ids = vec![users[3].as_bytes().to_vec()];
+    case.ingest(&named);
+    let mut all = message(group(1), users[0], 4);
+    all.event.as_mut().unwrap().mentions_all = true;
+    case.ingest(&all);
+    let mut said: Vec<_> = rows(&mut case)
+        .iter()
+        .map(|row| {
+            let user = UserId::from_slice(&row.user_id).unwrap();
+            let read = row.own.as_ref().map_or(0, |own| own.read_seq);
+            (user, row.mentioned_seq, read, row.schema_version)
+        })
+        .collect();
+    said.sort();
+    // Those who have a record anyway hear that all are mentioned; the sender has read it.
+    assert_eq!(said, [(users[0], 4, 4, 5), (users[3], 4, 0, 5)]);
+}

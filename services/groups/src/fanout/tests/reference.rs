@@ -39,6 +39,7 @@ pub(super) fn merge(row: &mut log::InboxRecord, other: &log::InboxRecord) {
     row.joined_seq = row.joined_seq.max(other.joined_seq);
     row.left_seq = row.left_seq.max(other.left_seq);
     row.deferred_seq = row.deferred_seq.max(other.deferred_seq);
+    row.mentioned_seq = row.mentioned_seq.max(other.mentioned_seq);
     let seq = |row: &log::InboxRecord| row.preview.as_ref().map(|preview| preview.seq);
     if seq(other) > seq(row) {
         row.preview.clone_from(&other.preview);
@@ -255,8 +256,20 @@ impl World {
             attachment_count: 0,
             video_count: 0,
         });
+        // Now and then all, or a member, who may be the sender, and one who is none.
+        event.mentions_all = event.seq.is_multiple_of(7);
+        if event.seq.is_multiple_of(3) {
+            let at = usize::try_from(event.seq).unwrap() / 3 % members.len();
+            let named = members.iter().nth(at).copied();
+            let named = named.into_iter().chain([user(99)]);
+            event.mentioned_ids = named.map(|user| user.as_bytes().to_vec()).collect();
+        }
         let row = |user: &UserId, row: &mut log::InboxRecord| {
             row.preview.clone_from(&event.preview);
+            let is_named = event.mentioned_ids.iter().any(|id| id == user.as_bytes());
+            if event.mentions_all || is_named {
+                row.mentioned_seq = event.seq;
+            }
             if *user == sender {
                 row.own = Some(mark(*user, event.seq, event.message_index));
             }
