@@ -200,12 +200,27 @@ async fn pictures_wait_for_memory_and_are_told_when_there_is_none() {
         .read(content.clone(), MediaType::Jpeg)
         .await;
     assert_eq!(refused.unwrap_err(), TOO_MUCH_MEMORY);
+}
+
+#[tokio::test]
+async fn a_picture_that_takes_too_long_is_refused_and_holds_its_memory_until_it_ends() {
+    let image = image::RgbaImage::from_fn(2_000, 2_000, |x, y| {
+        image::Rgba([x as u8, y as u8, (x * y) as u8, 255])
+    });
     let config = PicturesConfig {
-        read_max: Duration::ZERO,
+        read_max: Duration::from_millis(1),
         ..PicturesConfig::default()
     };
-    let refused = Pictures::new(config).read(content, MediaType::Jpeg).await;
+    let pictures = Pictures::new(config);
+    let all = pictures.budget.available_permits();
+    let refused = pictures
+        .read(make::png(&image).into(), MediaType::Png)
+        .await;
     assert!(matches!(refused, Err(PictureError::TooLarge(_))));
+    assert!(pictures.budget.available_permits() < all);
+    let freed = pictures.budget.acquire_many(all as u32);
+    let freed = time::timeout(Duration::from_secs(30), freed).await;
+    assert!(freed.unwrap().is_ok());
 }
 
 #[test]
