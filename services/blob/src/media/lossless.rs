@@ -29,7 +29,7 @@ const LENGTH_ORDER: [usize; 19] = [
     17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 ];
 
-const DAMAGED: PictureError = PictureError::Unreadable("a WebP's codes are damaged");
+pub(super) const DAMAGED: PictureError = PictureError::Unreadable("a WebP's codes are damaged");
 
 /// Bytes of the tables of a stream of lossless pixels of these sides, that begins behind its header.
 pub(super) fn table_bytes(stream: &[u8], width: u32, height: u32) -> Result<u64, PictureError> {
