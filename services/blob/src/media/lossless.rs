@@ -80,8 +80,8 @@ fn transforms(bits: &mut Bits<'_>, width: u32, height: u32) -> Result<u32, Pictu
                 image(bits, colors, 1)?;
                 stored = match colors {
                     ..=2 => blocks(stored, 3),
-                    ..=4 => blocks(stored, 2),
-                    ..=16 => blocks(stored, 1),
+                    3..=4 => blocks(stored, 2),
+                    5..=16 => blocks(stored, 1),
                     _ => stored,
                 };
             }

@@ -88,6 +88,34 @@ fn pictures_of_every_kind_keep_their_colours_in_the_file_and_in_the_thumbnails()
 }
 
 #[test]
+fn pictures_of_unusual_kinds_keep_their_colours_when_they_are_turned() {
+    for name in [
+        "cmyk.jpg",
+        "progressive-420.jpg",
+        "gray.jpg",
+        "rgba-16-interlaced.png",
+        "gray-16.png",
+        "gray-alpha.png",
+        "palette-transparent.png",
+        "palette-4-interlaced.png",
+        "alpha-lossy.webp",
+        "palette-lossless.webp",
+    ] {
+        let content = file(name);
+        let kind = detect(&content).unwrap();
+        let upright = image::load_from_memory(&content).unwrap();
+        let expected = colors(&upright).map(|pixel| pixel.0);
+        let picture = read(make::with_exif(content, kind, 3), kind).unwrap();
+        let turned = image::load_from_memory(&picture.content).unwrap();
+        let pixels = turned.to_rgba8();
+        // Upside down: where the middles of the quarters are now.
+        let seen = [(19, 11), (7, 11), (19, 3), (7, 3)].map(|(x, y)| *pixels.get_pixel(x, y));
+        assert_near(name, seen, expected);
+        assert_clean(&picture.content);
+    }
+}
+
+#[test]
 fn a_place_and_a_camera_are_not_in_what_is_kept_whether_it_is_turned_or_not() {
     // The numbers of the place as they are stored, in both byte orders, and the name of who made the camera.
     let places = [
@@ -146,6 +174,58 @@ fn a_jpeg_that_is_cut_off_and_ended_again_is_refused() {
                 matches!(refused, Err(PictureError::Unreadable(_))),
                 "{name} of {} bytes, cut at {cut}",
                 whole.len()
+            );
+        }
+    }
+}
+
+/// A file of another kind whose pixels end before their end, with everything around them mended.
+fn cut(name: &str, bytes: usize) -> Option<Vec<u8>> {
+    let mut content = file(name);
+    if name.ends_with("png") {
+        let mut parts = img_parts::png::Png::from_bytes(content.into()).unwrap();
+        let at = parts.chunks().len() - 2;
+        let pixels = parts.chunks()[at].contents().clone();
+        let pixels = pixels.slice(..pixels.len().checked_sub(bytes)?);
+        parts.chunks_mut()[at] = img_parts::png::PngChunk::new(*b"IDAT", pixels);
+        return Some(parts.encoder().bytes().to_vec());
+    }
+    if name.ends_with("gif") {
+        // One block of pixels, in front of an empty one and the trailer.
+        let end = content.len() - 2;
+        let at = (0..end).rfind(|at| usize::from(content[*at]) == end - at - 1)?;
+        content[at] = content[at]
+            .checked_sub(bytes as u8)
+            .filter(|left| *left > 0)?;
+        content.drain(end - bytes..end);
+        return Some(content);
+    }
+    let left = content.len().checked_sub(20 + 16 + bytes)? + 16;
+    content.truncate(20 + left);
+    content[16..20].copy_from_slice(&(left as u32).to_le_bytes());
+    make::set_riff_size(&mut content);
+    Some(content)
+}
+
+#[test]
+fn pixels_that_end_too_early_are_refused_whatever_is_mended_around_them() {
+    for name in [
+        "rgb-16.png",
+        "interlaced.png",
+        "palette-2.png",
+        "interlaced.gif",
+        "groups-lossless.webp",
+        "lossy.webp",
+    ] {
+        // The last five bytes of a PNG's pixels are their checksum and the word that says that they end.
+        let cuts: Vec<_> = (6..60).filter_map(|bytes| cut(name, bytes)).collect();
+        assert!(cuts.len() > 2, "{name}");
+        for content in cuts {
+            let refused = read(content.clone(), detect(&content).unwrap());
+            assert!(
+                matches!(refused, Err(PictureError::Unreadable(_))),
+                "{name}, {} bytes are left",
+                content.len()
             );
         }
     }
