@@ -11,6 +11,7 @@ mod gif;
 mod icc;
 mod jpeg;
 mod look;
+mod lossless;
 mod pieces;
 mod png;
 #[cfg(test)]

@@ -23,6 +23,13 @@ const SCANNED_PIXELS_MAX: u64 = 800_000_000;
 const BLOCK_SIDE: u64 = 32;
 /// Quality of a picture that was turned and is encoded again, in percent: what one does not see.
 const TURNED_QUALITY: u8 = 92;
+/// What ends a file.
+const END: [u8; 2] = [0xFF, 0xD9];
+/// Bits that are no word of any code (the standard leaves out the one of all ones), as they are stored. More than
+/// the decoder holds ahead, so that it sees the end only if it wants more than there is.
+const NO_WORDS: [u8; 16] = [
+    0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0,
+];
 /// Parts of a colour profile: they are counted in a byte.
 const PROFILE_PARTS_MAX: usize = 255;
 
@@ -264,8 +271,18 @@ impl Jpeg {
         content: &Bytes,
         outline: &Outline,
     ) -> Result<(Vec<u8>, DynamicImage), PictureError> {
-        let clean = self.clean(content);
+        let mut clean = self.clean(content);
+        let clean_bytes = clean.len();
+        // The decoder goes on with zeros behind the end, and those are gray pixels to it. Where it comes upon
+        // what is no word before, it says that pixels are missing. (Of progressive pictures, it wants to have
+        // seen the end of the first scan when it has read that.)
+        if self.scans > 1 || self.frame.is_some_and(|frame| !frame.progressive) {
+            clean.extend_from_slice(&NO_WORDS);
+        }
+        clean.extend_from_slice(&END);
         let image = decode(&clean, outline)?;
+        clean.truncate(clean_bytes);
+        clean.extend_from_slice(&END);
         if !outline.is_turned() {
             return Ok((clean, image));
         }
@@ -300,6 +317,7 @@ impl Jpeg {
         whole.then(|| parts.iter().flat_map(|(_, part)| part.clone()).collect())
     }
 
+    /// The file without its end.
     fn clean(&self, content: &Bytes) -> Vec<u8> {
         let mut clean = vec![0xFF, 0xD8];
         if let Some(jfif) = &self.jfif {
@@ -322,7 +340,6 @@ impl Jpeg {
             }
         }
         clean.extend_from_slice(&self.body.assemble(content));
-        clean.extend_from_slice(&[0xFF, 0xD9]);
         clean
     }
 }

@@ -1,5 +1,7 @@
 //! What must be true of every kind of picture, with pictures that are made here.
 
+mod codes;
+mod files;
 mod hostile;
 mod make;
 mod properties;

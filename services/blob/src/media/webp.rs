@@ -10,7 +10,7 @@ use image::{
 };
 
 use super::{
-    FRAMES_MAX, Outline, PictureError, check_frames, check_sides, icc, icc::Channels,
+    FRAMES_MAX, Outline, PictureError, check_frames, check_sides, icc, icc::Channels, lossless,
     orientation_of_exif, pieces::Pieces, upright,
 };
 
@@ -27,11 +27,8 @@ const CHUNKS_IN_FRAME_MAX: u32 = 16;
 const HAS_PROFILE: u8 = 0x20;
 const HAS_ALPHA: u8 = 0x10;
 const IS_MOVING: u8 = 0x02;
-/// Bytes of tables that a byte of lossless data can make: a table of 4 KiB for a code that is described
-/// in ten bytes, five of them for each of the groups of a picture.
-const TABLE_BYTES_PER_BYTE: u64 = 400;
-/// The most bytes of tables: 65,536 groups of five, with what holds them.
-const TABLE_BYTES_MAX: u64 = 65_536 * (5 * 4_200 + 400);
+/// Bytes of the header of lossless pixels: a signature and the sides.
+const LOSSLESS_HEADER_BYTES: usize = 5;
 
 const DAMAGED: PictureError = PictureError::Unreadable("a WebP's structure is damaged");
 const CUT_OFF: PictureError = PictureError::Unreadable("a WebP ends before its end");
@@ -50,8 +47,8 @@ pub(super) struct WebP {
     frames: u32,
     has_alpha_chunk: bool,
     has_control: bool,
-    /// Of the largest chunk of lossless pixels.
-    lossless_bytes: usize,
+    /// What a decoder makes of the codes of lossless pixels, those of the most costly chunk.
+    table_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,13 +125,17 @@ impl WebP {
                 if self.sides.is_some() {
                     return Err(DAMAGED);
                 }
-                self.sides = Some(sides(chunk)?);
-                self.count_lossless(chunk);
+                let sides = sides(chunk)?;
+                self.sides = Some(sides);
+                self.count_tables(chunk, sides)?;
                 self.keep(chunk, at);
             }
             b"ALPH" if !moving && !first && self.sides.is_none() && !self.has_alpha_chunk => {
                 self.has_alpha_chunk = true;
-                self.count_lossless(chunk);
+                // Its sides are those of the pixels behind it, which are held to be the same.
+                if let Some(extended) = self.extended {
+                    self.count_tables(chunk, (extended.width, extended.height))?;
+                }
                 self.keep(chunk, at);
             }
             b"ANIM" if moving && !self.has_control && chunk.content.len() == 6 => {
@@ -167,11 +168,23 @@ impl WebP {
         }
     }
 
-    fn count_lossless(&mut self, chunk: &Chunk<'_>) {
-        // The transparency of lossy pixels may be lossless.
-        if chunk.kind != *b"VP8 " {
-            self.lossless_bytes = self.lossless_bytes.max(chunk.content.len());
+    /// Takes the tables of lossless pixels into account; the transparency of lossy ones may be lossless.
+    fn count_tables(
+        &mut self,
+        chunk: &Chunk<'_>,
+        (width, height): (u32, u32),
+    ) -> Result<(), PictureError> {
+        let stream = match (&chunk.kind, chunk.content) {
+            (b"VP8L", content) => content.get(LOSSLESS_HEADER_BYTES..),
+            // Its two lowest bits are 1 if it is compressed.
+            (b"ALPH", [head, stream @ ..]) if head & 3 == 1 => Some(stream),
+            _ => None,
+        };
+        if let Some(stream) = stream {
+            let bytes = lossless::table_bytes(stream, width, height)?;
+            self.table_bytes = self.table_bytes.max(bytes);
         }
+        Ok(())
     }
 
     /// A frame, with only the chunks in it that are needed.
@@ -181,6 +194,13 @@ impl WebP {
             return Err(PictureError::TooLarge("it has more than 4,096 frames"));
         }
         let header = frame.content.get(..FRAME_HEADER_BYTES).ok_or(DAMAGED)?;
+        let frame_sides = frame_sides(header).ok_or(DAMAGED)?;
+        let picture = self.extended.ok_or(DAMAGED)?;
+        if frame_sides.0 > picture.width || frame_sides.1 > picture.height {
+            return Err(DAMAGED);
+        }
+        // Before what is in it is walked: its codes may tell of as many blocks as it has.
+        check_frames(picture.width, picture.height, self.frames)?;
         let base = at + CHUNK_HEADER_BYTES;
         let mut kept = WebP::default();
         let mut inside = FRAME_HEADER_BYTES;
@@ -196,7 +216,7 @@ impl WebP {
                 b"VP8 " | b"VP8L" if kept.sides.is_none() => {
                     // The frame's own sides are those that a decoder allocates by.
                     let sides = sides(&part)?;
-                    if Some(sides) != frame_sides(header) {
+                    if sides != frame_sides {
                         return Err(DAMAGED);
                     }
                     kept.sides = Some(sides);
@@ -205,7 +225,7 @@ impl WebP {
                 b"ALPH" | b"VP8 " | b"VP8L" => return Err(DAMAGED),
                 _ => {}
             }
-            self.count_lossless(&part);
+            self.count_tables(&part, frame_sides)?;
             inside = part.end;
         }
         if kept.sides.is_none() {
@@ -235,10 +255,7 @@ impl WebP {
         // Lossy: the planes of brightness and colour (1.5 bytes a pixel), the result (4), and transparency
         // (5 while it is unpacked). Lossless: the result and a copy with transparency (8), its transforms
         // (1). Moving: also the canvas, the frame, and the first picture, which is kept (24 in all).
-        let mut memory = pixels * if moving { 24 } else { 11 };
-        if self.lossless_bytes > 0 {
-            memory += (self.lossless_bytes as u64 * TABLE_BYTES_PER_BYTE).min(TABLE_BYTES_MAX);
-        }
+        let mut memory = pixels * if moving { 24 } else { 11 } + self.table_bytes;
         // That of a moving picture is ignored, as browsers do.
         let orientation = self
             .exif

@@ -74,6 +74,11 @@ pub(super) fn still(kind: MediaType, orientation: u8) -> Vec<u8> {
     if orientation == 1 {
         return content;
     }
+    with_exif(content, kind, orientation)
+}
+
+/// The file with an EXIF block of this orientation.
+pub(super) fn with_exif(content: Vec<u8>, kind: MediaType, orientation: u8) -> Vec<u8> {
     let exif = Some(Bytes::from(exif(orientation)));
     edit(content, kind, |parts| parts.set_exif(exif))
 }

@@ -68,7 +68,7 @@ fn source() -> impl Strategy<Value = (MediaType, Vec<u8>)> {
 }
 
 /// What is accepted is clean: cleaning it again changes nothing, and it has the sides that are said.
-fn hold(picture: &Picture) -> Result<(), TestCaseError> {
+pub(super) fn hold(picture: &Picture) -> Result<(), TestCaseError> {
     let kind = picture.media_type;
     let seen = image::load_from_memory(&picture.content)
         .map_err(|error| TestCaseError::fail(format!("{kind:?} does not decode: {error}")))?;
