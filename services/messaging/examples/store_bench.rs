@@ -308,6 +308,7 @@ impl Bench {
                     joined_seq: 0,
                     left_seq: 0,
                     deferred_seq: 0,
+                    mentioned_seq: 0,
                 };
                 // Coalesced: one change of a user's row in a batch, at its last offset.
                 changes.insert(user, (self.offset, change));

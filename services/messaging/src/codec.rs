@@ -7,7 +7,7 @@ use runtime::ids::{ConversationId, InvalidId, MessageId, UserId};
 
 use crate::{
     limits::PREVIEW_CHARS_MAX,
-    model::{Event, InboxChange, Marks, Preview, Role, Watermark},
+    model::{Event, InboxChange, InboxHead, InboxRow, Marks, Preview, Role, Watermark},
 };
 
 pub(crate) mod attachments;
@@ -325,6 +325,35 @@ pub(crate) fn encode_inbox(change: &InboxChange) -> Bytes {
     record.encode_to_vec().into()
 }
 
+/// The version of the records of `offline`.
+const OFFLINE_VERSION: u32 = 1;
+
+/// The record that says what a user is to be told of a row: of a message, its place among the messages and
+/// the last one that mentions him; or that he has read.
+pub(crate) fn encode_offline(
+    user: UserId,
+    head: InboxHead,
+    row: &InboxRow,
+    message: Option<(&Preview, u64, u64)>,
+) -> Bytes {
+    let record = log::OfflineRecord {
+        schema_version: OFFLINE_VERSION,
+        user_id: user.as_bytes().to_vec(),
+        conversation_id: row.conversation.as_bytes().to_vec(),
+        preview: message.map(|(preview, ..)| inbox_preview(preview)),
+        message_index: message.map_or(0, |(_, index, _)| index),
+        own: Some(mark(user, row.own)),
+        unread_count: row.unread_count(),
+        unread_total: head.unread_total,
+        inbox_version: head.version,
+        mentioned_seq: message.map_or(0, |(.., mentioned)| mentioned),
+        // Nobody can mute a conversation yet, and every message can be read here.
+        muted: false,
+        opaque: false,
+    };
+    record.encode_to_vec().into()
+}
+
 /// Reads a record of the topic `inbox`.
 pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
     let record = log::InboxRecord::decode(payload).map_err(|_| RecordError::Malformed)?;
@@ -354,6 +383,7 @@ pub(crate) fn decode_inbox(payload: &[u8]) -> Result<InboxChange, RecordError> {
         joined_seq: record.joined_seq,
         left_seq: record.left_seq,
         deferred_seq: record.deferred_seq,
+        mentioned_seq: record.mentioned_seq,
     })
 }
 

@@ -24,6 +24,11 @@ pub struct Config {
     pub calls_per_second: NonZeroU32,
     /// Calls that a user may make at once after a pause.
     pub calls_burst: NonZeroU32,
+    /// How long a message may be on its way to a user's devices before he is told of it in another way: a
+    /// record of `offline` says so. Users without any session are told at once. 0 = nobody is told, for
+    /// deployments without a notifier.
+    #[serde(rename = "offline_after_ms", with = "runtime::serde_ms")]
+    pub offline_after: Duration,
     /// How long sessions are told to spread their reconnects when the node stops.
     #[serde(rename = "drain_ms", with = "runtime::serde_ms")]
     pub drain: Duration,
@@ -41,6 +46,7 @@ impl Default for Config {
             session_in_flight_max: 256,
             calls_per_second: number(100),
             calls_burst: number(1_000),
+            offline_after: Duration::ZERO,
             drain: Duration::from_secs(1),
         }
     }

@@ -2,14 +2,22 @@
 //! the sessions of their users.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use delivery::{Broadcast, Delivery};
 use event_log::{EventLog, LogError, PartitionReader, Record, Topic};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Fuse, FusedFuture},
+};
 use proto::messaging::v1::{self as wire_v1, server_frame::Frame};
-use runtime::shutdown::{CancellationToken, Tasks};
+use runtime::{
+    ids::UserId,
+    shutdown::{CancellationToken, Tasks},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -20,6 +28,12 @@ use crate::{
     store::{InboxApplied, ReaderId, Store, StoreError},
     wire,
 };
+
+mod offline;
+mod pending;
+
+pub(crate) use offline::OfflineWriter;
+use pending::{Due, Pending};
 
 /// The name of the group that reads inboxes.
 pub const INBOX_GROUP: &str = "inbox";
@@ -35,6 +49,8 @@ pub(crate) struct InboxReaders {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) delivery: Delivery,
     pub(crate) stop: CancellationToken,
+    /// Writes what users have not received; `None` = nobody reads that.
+    pub(crate) offline: Option<OfflineWriter>,
     /// Why a partition has stopped, if going on would break a promise.
     pub(crate) broken: Arc<OnceLock<String>>,
 }
@@ -79,25 +95,52 @@ impl InboxReaders {
             .retry(|| self.store.open_reader(id.clone(), identity.clone()))
             .await?;
         reader.seek(saved).await?;
-        let (mut position, mut synced) = (saved, saved);
+        let (mut read, mut synced) = (saved, saved);
+        let mut pending = Pending::default();
+        // One of each at a time: what is due is written, and it is asked who is there.
+        let mut writing: Fuse<BoxFuture<'static, Due>> = Fuse::terminated();
+        let mut asking: Fuse<BoxFuture<'static, BTreeSet<UserId>>> = Fuse::terminated();
         let (mut save_at, mut sync_at) = (Instant::now(), Instant::now());
         loop {
+            let (mut next_due, mut is_full) = (None, false);
+            if let Some(offline) = &self.offline {
+                if asking.is_terminated()
+                    && let Some(asked) = offline.ask(&mut pending)
+                {
+                    asking = asked.boxed().fuse();
+                }
+                if writing.is_terminated() {
+                    let due = offline.take_due(&mut pending);
+                    if due.is_empty() {
+                        next_due = offline.quiet(&pending);
+                    } else {
+                        writing = write_until_done(offline.clone(), due, self.stop.clone()).fuse();
+                    }
+                }
+                is_full = OfflineWriter::is_full(&pending);
+            }
+            let position = pending.position(read);
             // Positions are saved also when nothing more comes.
             let quiet = tokio::time::sleep_until(save_at.max(sync_at));
+            let waited = tokio::time::sleep(next_due.unwrap_or_default());
             tokio::select! {
-                records = reader.next(INBOX_BATCH_MAX) => {
+                records = reader.next(INBOX_BATCH_MAX), if !is_full => {
                     let records = records?;
                     let Some(last) = records.last() else { continue };
-                    position = last.offset + 1;
-                    self.apply(&records).await?;
+                    read = last.offset + 1;
+                    self.apply(&records, &mut pending).await?;
                 }
+                due = &mut writing => pending.done(&due),
+                absent = &mut asking => pending.absent(&absent),
                 () = quiet, if position > synced => {}
+                () = waited, if next_due.is_some() => {}
                 () = self.stop.cancelled() => {
                     let _ = self.store.save_position(advance(id, saved, position)).await;
                     return Err(Stop::GivenUp);
                 }
             }
             let now = Instant::now();
+            let position = pending.position(read);
             if position > saved && now >= save_at {
                 self.retry(|| self.store.save_position(advance(id, saved, position)))
                     .await?;
@@ -118,7 +161,7 @@ impl InboxReaders {
         }
     }
 
-    async fn apply(&self, records: &[Record]) -> Result<(), Stop> {
+    async fn apply(&self, records: &[Record], pending: &mut Pending) -> Result<(), Stop> {
         let mut changes: Vec<(u64, InboxChange)> = Vec::with_capacity(records.len());
         let mut malformed = 0_u64;
         for record in records {
@@ -133,6 +176,19 @@ impl InboxReaders {
         }
         if malformed > 0 {
             tracing::error!(count = malformed, "malformed inbox records skipped");
+        }
+        // Of the records, and not of what has changed: records that come again change nothing, and what
+        // they say still has to be dealt with.
+        if let Some(offline) = &self.offline {
+            let times = records
+                .iter()
+                .map(|record| (record.offset, record.time_unix_ms));
+            let times: HashMap<u64, i64> = times.collect();
+            for (version, change) in &changes {
+                let offset = version - 1;
+                let time = times.get(&offset).copied().unwrap_or(0);
+                offline.take_in(pending, (offset, time), change);
+            }
         }
         for applied in self
             .retry(|| self.store.apply_inbox(changes.clone()))
@@ -186,6 +242,27 @@ impl InboxReaders {
             }
         }
     }
+}
+
+/// Writes until it is written, or the process ends; then it is not, and its records come again.
+fn write_until_done(
+    offline: OfflineWriter,
+    due: Due,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Due> {
+    async move {
+        let mut pause = RETRY_MIN;
+        while let Err(error) = offline.write(&due).await {
+            tracing::warn!(%error, "who is away is not told yet, trying again");
+            let sleep = tokio::time::sleep(pause);
+            if stop.run_until_cancelled(sleep).await.is_none() {
+                return std::future::pending().await;
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+        due
+    }
+    .boxed()
 }
 
 /// Why an inbox reader ended.

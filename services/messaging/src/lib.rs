@@ -48,7 +48,7 @@ use crate::{
     directory::Directory,
     edge::{Edge, EdgeParts, SessionServer},
     grpc::{Grpc, inbox::InboxGrpc},
-    inbox::InboxReaders,
+    inbox::{InboxReaders, OfflineWriter},
     read::Reader,
     sequencer::{Sequencers, partition::Context},
     store::Store,
@@ -113,6 +113,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
     } = deps;
     let tasks = Tasks::new();
     let epoch = u64::try_from(clock.now_unix_ms()).unwrap_or(0);
+    let (offline_after, clock_of_inbox) = (config.offline_after, clock.clone());
     let own_edge = config.advertised_edge.clone();
     let announcer = Announcer::start(
         AnnouncerConfig::new(own_edge.clone(), epoch),
@@ -147,6 +148,13 @@ pub async fn start(config: Config, deps: Deps) -> Result<Messaging, LogError> {
     sequencers.start(&tasks).await?;
     let broken = Arc::new(OnceLock::new());
     let inbox = InboxReaders {
+        offline: (!offline_after.is_zero()).then(|| OfflineWriter {
+            log: log.clone(),
+            store: store.clone(),
+            delivery: delivery.clone(),
+            clock: clock_of_inbox,
+            after: offline_after,
+        }),
         broken: broken.clone(),
         log: log.clone(),
         store: store.clone(),

@@ -337,6 +337,9 @@ pub struct InboxChange {
     pub left_seq: u64,
     /// The event from which on the row is deferred; 0 = it is not, or not said.
     pub deferred_seq: u64,
+    /// The last message that mentions the user; 0 = none, or not said. No row has it: it is for whoever
+    /// tells users of what they have not received.
+    pub mentioned_seq: u64,
 }
 
 /// A row of a user's conversation list.

@@ -252,6 +252,28 @@ pub trait Store: Send + Sync + 'static {
         conversation: ConversationId,
     ) -> Result<Option<InboxRow>, StoreError>;
 
+    // --- users who are told of what they have not received -----------------------------------------
+
+    /// A record of `offline` was made for these rows, up to this seq. Never lowers anything.
+    async fn note_offline(
+        &self,
+        rows: Vec<(UserId, ConversationId, u64)>,
+    ) -> Result<(), StoreError>;
+
+    /// Up to which seq records of `offline` were made for rows, in the order asked; 0 = there was none, or
+    /// it was forgotten. One query.
+    async fn offline_seqs(
+        &self,
+        rows: Vec<(UserId, ConversationId)>,
+    ) -> Result<Vec<u64>, StoreError>;
+
+    /// These rows were read up to this seq, and whoever was told of them knows it: forgets what was noted
+    /// up to it.
+    async fn forget_offline(
+        &self,
+        rows: Vec<(UserId, ConversationId, u64)>,
+    ) -> Result<(), StoreError>;
+
     // --- positions -----------------------------------------------------------------------------------
 
     /// Claims the reader for this log and answers its position: the offset of the first record whose

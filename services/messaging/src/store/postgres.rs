@@ -43,6 +43,7 @@ use crate::model::{ConversationHead, ConversationState, Event, InboxChange, Inbo
 mod columns;
 mod conversations;
 mod inboxes;
+mod offline;
 mod readers;
 
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
@@ -186,6 +187,27 @@ impl Store for PostgresStore {
         conversation: ConversationId,
     ) -> Result<Option<InboxRow>, StoreError> {
         inboxes::row(&self.database, user, conversation).await
+    }
+
+    async fn note_offline(
+        &self,
+        rows: Vec<(UserId, ConversationId, u64)>,
+    ) -> Result<(), StoreError> {
+        offline::note(&self.database, &rows).await
+    }
+
+    async fn offline_seqs(
+        &self,
+        rows: Vec<(UserId, ConversationId)>,
+    ) -> Result<Vec<u64>, StoreError> {
+        offline::seqs(&self.database, &rows).await
+    }
+
+    async fn forget_offline(
+        &self,
+        rows: Vec<(UserId, ConversationId, u64)>,
+    ) -> Result<(), StoreError> {
+        offline::forget(&self.database, &rows).await
     }
 
     async fn open_reader(&self, reader: ReaderId, log: LogIdentity) -> Result<u64, StoreError> {

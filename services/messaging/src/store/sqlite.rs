@@ -22,6 +22,7 @@ use crate::model::{ConversationHead, ConversationState, Event, InboxChange, Inbo
 mod columns;
 mod conversations;
 mod inboxes;
+mod offline;
 mod readers;
 
 /// Messaging's store in one SQLite file. Clones share it.
@@ -38,6 +39,7 @@ impl SqliteStore {
             M::up(include_str!("../../migrations/sqlite/0002_groups.sql")),
             M::up(include_str!("../../migrations/sqlite/0003_deferred.sql")),
             M::up(include_str!("../../migrations/sqlite/0004_attachments.sql")),
+            M::up(include_str!("../../migrations/sqlite/0005_offline.sql")),
         ];
         let database = Database::open(path, &Migrations::new(migrations))?;
         Ok(Self { database })
@@ -195,6 +197,33 @@ impl Store for SqliteStore {
     ) -> Result<Option<InboxRow>, StoreError> {
         self.database
             .read(move |snapshot| inboxes::row(snapshot, user, conversation))
+            .await
+    }
+
+    async fn note_offline(
+        &self,
+        rows: Vec<(UserId, ConversationId, u64)>,
+    ) -> Result<(), StoreError> {
+        self.database
+            .write(move |tx| offline::note(tx, &rows))
+            .await
+    }
+
+    async fn offline_seqs(
+        &self,
+        rows: Vec<(UserId, ConversationId)>,
+    ) -> Result<Vec<u64>, StoreError> {
+        self.database
+            .read(move |snapshot| offline::seqs(snapshot, &rows))
+            .await
+    }
+
+    async fn forget_offline(
+        &self,
+        rows: Vec<(UserId, ConversationId, u64)>,
+    ) -> Result<(), StoreError> {
+        self.database
+            .write(move |tx| offline::forget(tx, &rows))
             .await
     }
 

@@ -77,6 +77,7 @@ macro_rules! run_suite {
             the_list_is_newest_first_and_its_pages_join,
             the_list_has_rows_with_a_message_only,
             changes_come_by_version_and_their_pages_join,
+            what_was_told_of_only_rises_and_goes_when_it_is_read,
             heads_come_in_the_order_asked,
             nobody_gets_rows_of_others,
             rows_of_many_users_come_in_the_order_asked_with_their_heads,

@@ -132,6 +132,7 @@ fn row(me: u128, conversation: ConversationId, last: u64, read: u64) -> InboxCha
         joined_seq: u64::from(is_group),
         left_seq: 0,
         deferred_seq: 0,
+        mentioned_seq: 0,
     }
 }
 

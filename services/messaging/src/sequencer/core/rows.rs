@@ -76,6 +76,7 @@ fn own_marks(state: &ConversationState, user: UserId) -> InboxChange {
         joined_seq: 0,
         left_seq: 0,
         deferred_seq: 0,
+        mentioned_seq: 0,
     }
 }
 

@@ -286,6 +286,21 @@ impl Store for Memory {
         not_here()
     }
 
+    async fn note_offline(&self, _: Vec<(UserId, ConversationId, u64)>) -> Result<(), StoreError> {
+        not_here()
+    }
+
+    async fn offline_seqs(&self, _: Vec<(UserId, ConversationId)>) -> Result<Vec<u64>, StoreError> {
+        not_here()
+    }
+
+    async fn forget_offline(
+        &self,
+        _: Vec<(UserId, ConversationId, u64)>,
+    ) -> Result<(), StoreError> {
+        not_here()
+    }
+
     async fn inbox_row(
         &self,
         _: UserId,

@@ -140,6 +140,7 @@ fn change(me: u8, other: u8, seq: u64) -> InboxChange {
         joined_seq: 0,
         left_seq: 0,
         deferred_seq: 0,
+        mentioned_seq: 0,
     }
 }
 

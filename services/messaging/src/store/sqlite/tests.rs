@@ -120,6 +120,7 @@ fn change(me: u8, other: u8, seq: u64) -> InboxChange {
         joined_seq: 0,
         left_seq: 0,
         deferred_seq: 0,
+        mentioned_seq: 0,
     }
 }
 
@@ -165,6 +166,7 @@ async fn no_statement_scans_a_table_or_sorts_one() {
         conversations::SEARCHES,
         conversations::PERSIST_SEARCHES,
         inboxes::SEARCHES,
+        offline::SEARCHES,
         readers::SEARCHES,
     ];
     for statement in all.concat() {

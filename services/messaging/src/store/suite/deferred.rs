@@ -31,12 +31,14 @@ fn change(user: UserId, conversation: ConversationId, last: u64) -> InboxChange 
         joined_seq: 1,
         left_seq: 0,
         deferred_seq: 0,
+        mentioned_seq: 0,
     }
 }
 
 fn deferred(user: UserId, conversation: ConversationId, seq: u64) -> InboxChange {
     InboxChange {
         deferred_seq: seq,
+        mentioned_seq: 0,
         ..change(user, conversation, seq)
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn message(
         joined_seq: 0,
         left_seq: 0,
         deferred_seq: 0,
+        mentioned_seq: 0,
     }
 }
 
@@ -56,6 +57,7 @@ fn read_up_to(user: UserId, conversation: ConversationId, seq: u64) -> InboxChan
         joined_seq: 0,
         left_seq: 0,
         deferred_seq: 0,
+        mentioned_seq: 0,
     }
 }
 
@@ -330,6 +332,7 @@ fn any_change() -> impl Strategy<Value = InboxChange> {
             joined_seq: seqs.0,
             left_seq: seqs.1,
             deferred_seq: seqs.2,
+            mentioned_seq: 0,
         },
     )
 }
@@ -513,6 +516,31 @@ pub(crate) async fn changes_come_by_version_and_their_pages_join(fixture: &mut i
         let (_, rows) = store.inbox_changes(me, after, 10).await.unwrap();
         assert!(rows.is_empty());
     }
+}
+
+pub(crate) async fn what_was_told_of_only_rises_and_goes_when_it_is_read(
+    fixture: &mut impl Fixture,
+) {
+    let store = fixture.store();
+    let [one, other] = [1, 2].map(|number| (user(number), conversation_of(number, 9)));
+    assert_eq!(store.offline_seqs(vec![one]).await.unwrap(), [0]);
+    let row = |(user, conversation), seq| (user, conversation, seq);
+    store
+        .note_offline(vec![row(one, 5), row(other, 2), row(one, 4)])
+        .await
+        .unwrap();
+    store.note_offline(vec![row(one, 3)]).await.unwrap();
+    let unknown = (one.0, other.1);
+    let asked = vec![other, unknown, one];
+    let seqs = store.offline_seqs(asked.clone()).await.unwrap();
+    assert_eq!(seqs, [2, 0, 5]);
+    store
+        .forget_offline(vec![row(one, 4), row(other, 9)])
+        .await
+        .unwrap();
+    assert_eq!(store.offline_seqs(asked.clone()).await.unwrap(), [0, 0, 5]);
+    store.forget_offline(vec![row(one, 5)]).await.unwrap();
+    assert_eq!(store.offline_seqs(asked).await.unwrap(), [0, 0, 0]);
 }
 
 pub(crate) async fn heads_come_in_the_order_asked(fixture: &mut impl Fixture) {

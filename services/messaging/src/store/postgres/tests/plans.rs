@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use super::{
-    super::{conversations, inboxes, readers},
+    super::{conversations, inboxes, offline, readers},
     *,
 };
 
@@ -80,6 +80,8 @@ const SEARCHES: &[&str] = &[
     inboxes::DEFERRED_ROWS,
     inboxes::DEFERRED_CONVERSATIONS,
     inboxes::WRITE,
+    offline::SEQS,
+    offline::FORGET,
     readers::OPEN,
     readers::RAISE,
 ];
