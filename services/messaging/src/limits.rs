@@ -112,3 +112,7 @@ pub const MARKS_INTERVAL: Duration = Duration::from_secs(1);
 pub const MARKS_DELAY: Duration = Duration::from_millis(50);
 /// Conversations with watermarks on their way.
 pub const MARKS_CONVERSATIONS_MAX: usize = 100_000;
+/// How long a message may be on its way to a user's devices before he is told of it in another way, where
+/// somebody does that: a device acknowledges within a second or two, and one that is half-open is found out
+/// by then.
+pub const OFFLINE_AFTER: Duration = Duration::from_secs(10);

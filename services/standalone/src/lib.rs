@@ -15,6 +15,7 @@ use event_log::{
     EventLog, Topic,
     embedded::{EmbeddedConfig, EmbeddedLog},
 };
+use notifier::model::ProviderKind;
 use runtime::{
     auth::{Access, AuthLayer, KeyPair, ReceiptVerifier, ServiceIdentity, Verifier},
     channel,
@@ -57,6 +58,8 @@ pub struct Config {
     pub groups: groups::Config,
     /// Of blob.
     pub blob: blob::Config,
+    /// Of the notifier. Without a provider of pushes nobody is told of what he has not received.
+    pub notifier: notifier::Config,
     /// Where blobs are uploaded and downloaded by HTTP; port 0 takes a free one.
     pub listen_http: SocketAddr,
     /// Of the listener.
@@ -87,6 +90,7 @@ impl Config {
             },
             groups: groups::Config::default(),
             blob: blob::Config::default(),
+            notifier: notifier::Config::default(),
             listen_http: SocketAddr::from(([127, 0, 0, 1], 7401)),
             server: ServerConfig::default(),
             clock: Arc::new(SystemClock),
@@ -102,6 +106,7 @@ pub struct Server {
     log: Arc<EmbeddedLog>,
     messaging: Arc<messaging::Messaging>,
     groups: groups::Groups,
+    notifier: notifier::Notifier,
     http_address: SocketAddr,
     serving: Tasks,
     services: Tasks,
@@ -114,6 +119,7 @@ fn policy(path: &str) -> Option<Access> {
         .or_else(|| presence::policy(path))
         .or_else(|| groups::policy(path))
         .or_else(|| blob::policy(path))
+        .or_else(|| notifier::policy(path))
 }
 
 /// Starts everything; answers when it listens.
@@ -188,8 +194,15 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     .await?;
     let internal = || as_messaging.on(connector.channel());
     let to_edges = as_messaging.on(connector.channel());
+    let mut of_messaging = config.messaging.clone();
+    if pushing(&config.notifier).is_empty() {
+        // What nobody reads would fill the log.
+        of_messaging.offline_after = Duration::ZERO;
+    } else if of_messaging.offline_after.is_zero() {
+        of_messaging.offline_after = messaging::limits::OFFLINE_AFTER;
+    }
     let messaging = messaging::start(
-        config.messaging.clone(),
+        of_messaging,
         messaging::Deps {
             log: log.clone(),
             store: Arc::new(messaging::store::sqlite::SqliteStore::open(
@@ -217,8 +230,25 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             clock: config.clock.clone(),
             verifier: verifier.clone(),
             url_secret: blob::urls::load_or_create_secret(&data.join("keys/urls.secret"))?,
-            service_key,
+            service_key: service_key.clone(),
             messaging: connector.channel(),
+            tasks: services.clone(),
+        },
+    )
+    .await?;
+
+    let as_notifier = identity("notifier");
+    let notifier = notifier::start(
+        config.notifier.clone(),
+        notifier::Deps {
+            store: Arc::new(
+                notifier::store::sqlite::SqliteStore::open(&data.join("notifier.db")).await?,
+            ),
+            log: log.clone(),
+            clock: config.clock.clone(),
+            messaging: as_notifier.on(connector.channel()),
+            profile: as_notifier.on(connector.channel()),
+            groups: as_notifier.on(connector.channel()),
             tasks: services.clone(),
         },
     )
@@ -242,12 +272,14 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     presence.add_to(&mut routes);
     groups.add_to(&mut routes);
     blobs.add_to(&mut routes);
+    notifier.add_to(&mut routes);
     messaging.add_to(&mut routes);
     let names: Vec<&str> = [
         &profile::SERVICES[..],
         &presence::SERVICES,
         &groups::SERVICES,
         &blob::SERVICES,
+        &notifier::SERVICES,
         &messaging::SERVICES,
     ]
     .concat();
@@ -278,6 +310,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         messaging.clone(),
         groups.clone(),
         blobs,
+        notifier.clone(),
         health,
         services.stop_token(),
     ));
@@ -287,6 +320,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         log,
         messaging,
         groups,
+        notifier,
         http_address,
         serving,
         services,
@@ -332,6 +366,9 @@ impl Server {
         self.serving.stop(deadline).await;
         self.services.stop(deadline).await;
         tracing::info!(stats = ?self.groups.stats(), "fanned out what there was");
+        for pusher in self.notifier.pushers() {
+            tracing::info!(provider = pusher.kind().name(), stats = ?pusher.stats(), "pushed what there was");
+        }
         self.log.close().await;
     }
 
@@ -349,13 +386,24 @@ fn make_folder(data: &Path) -> io::Result<()> {
         .create(data.join("keys"))
 }
 
-/// What [`Config::log_bytes_max`] must at least be, in bytes.
+/// What [`Config::log_bytes_max`] must at least be, in bytes, without a provider of pushes.
 pub fn log_bytes_max_min() -> u64 {
-    log_config(Path::new("")).bytes_max_min()
+    log_config(Path::new(""), &[]).bytes_max_min()
 }
 
-fn log_config(data: &Path) -> EmbeddedConfig {
-    EmbeddedConfig::new(
+/// The providers of pushes that there are.
+fn pushing(notifier: &notifier::Config) -> Vec<ProviderKind> {
+    let providers = &notifier.providers;
+    let kinds = [
+        providers.apns.as_ref().map(|_| ProviderKind::Apns),
+        providers.fcm.as_ref().map(|_| ProviderKind::Fcm),
+        providers.web_push.as_ref().map(|_| ProviderKind::WebPush),
+    ];
+    kinds.into_iter().flatten().collect()
+}
+
+fn log_config(data: &Path, pushing: &[ProviderKind]) -> EmbeddedConfig {
+    let mut log = EmbeddedConfig::new(
         data.join("log.db"),
         &[
             (Topic::Messages, PARTITIONS),
@@ -371,12 +419,21 @@ fn log_config(data: &Path) -> EmbeddedConfig {
             (messaging::USERS_GROUP, Topic::Users),
             (blob::references::REFERENCES_GROUP, Topic::References),
             (blob::references::USERS_GROUP, Topic::Users),
+            (notifier::USERS_GROUP, Topic::Users),
         ],
-    )
+    );
+    if !pushing.is_empty() {
+        let topic = Topic::Offline;
+        log.topics.push((topic, PARTITIONS));
+        let groups = pushing.iter().map(|kind| notifier::group_of(*kind));
+        log.groups
+            .extend(groups.map(|group| (group.to_owned(), topic)));
+    }
+    log
 }
 
 fn open_log(config: &Config) -> Result<Arc<EmbeddedLog>, event_log::embedded::OpenError> {
-    let mut log = log_config(&config.data);
+    let mut log = log_config(&config.data, &pushing(&config.notifier));
     log.clock = config.clock.clone();
     if let Some(bytes_max) = config.log_bytes_max {
         log.bytes_max = bytes_max;
@@ -395,6 +452,7 @@ async fn watch_health(
     messaging: Arc<messaging::Messaging>,
     groups: groups::Groups,
     blobs: blob::Blobs,
+    notifier: notifier::Notifier,
     health: tonic_health::server::HealthReporter,
     stop: runtime::shutdown::CancellationToken,
 ) {
@@ -407,7 +465,9 @@ async fn watch_health(
         let of_blobs = blob::SERVICES.iter().filter(|_| !blobs.is_healthy());
         let of_messaging = messaging::SERVICES.iter().filter(|_| !messaging);
         let of_groups = groups::SERVICES.iter().filter(|_| !groups);
-        for name in of_messaging.chain(of_groups).chain(of_blobs) {
+        let of_notifier = notifier::SERVICES.iter().filter(|_| !notifier.is_healthy());
+        let of_others = of_groups.chain(of_blobs).chain(of_notifier);
+        for name in of_messaging.chain(of_others) {
             health
                 .set_service_status(name, tonic_health::ServingStatus::NotServing)
                 .await;

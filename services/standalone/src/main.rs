@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
-    let server = standalone::start(options.config()).await?;
+    let server = standalone::start(options.config()?).await?;
     println!("{}", server.greeting());
     if options.demo {
         demo::play(&server.url()).await?;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::Parser;
 
 use crate::Config;
@@ -43,6 +44,10 @@ pub struct Options {
     /// Make two users and play a short real conversation between them
     #[arg(long)]
     pub demo: bool,
+    /// Who delivers pushes, in TOML: [providers.apns], [providers.fcm], [providers.web_push]; see the README
+    /// of the notifier. Without it nobody is told of what he has not received
+    #[arg(long, value_name = "FILE", env = "MESSENGER_NOTIFIER")]
+    pub notifier: Option<PathBuf>,
     /// Frames that a session may send a second, sustained
     #[arg(long, value_name = "N", env = "MESSENGER_SESSION_FRAMES_PER_SECOND")]
     pub session_frames_per_second: Option<NonZeroU32>,
@@ -62,8 +67,13 @@ pub struct Options {
 
 impl Options {
     /// The configuration that the options make.
-    pub fn config(&self) -> Config {
+    pub fn config(&self) -> anyhow::Result<Config> {
         let mut config = Config::new(self.data.clone());
+        if let Some(file) = &self.notifier {
+            let shown = || format!("{}", file.display());
+            let text = std::fs::read_to_string(file).with_context(shown)?;
+            config.notifier = toml::from_str(&text).with_context(shown)?;
+        }
         config.listen = self.listen;
         config.listen_http = self.listen_http;
         config.blob.public_url.clone_from(&self.public_url_http);
@@ -85,6 +95,6 @@ impl Options {
         if let Some(kib) = self.password_hash_kib {
             config.profile.argon2.memory_kib = kib;
         }
-        config
+        Ok(config)
     }
 }
