@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 pub(crate) use group::{Approval, GroupCommand, History, NewRole, NewSettings, Switch};
+pub(crate) use notifications::{NotificationCommand, NotificationSettings, Preview};
 
 mod group;
+mod notifications;
 
 /// The messenger on a command line
 #[derive(Parser, Debug)]
@@ -108,6 +110,9 @@ pub(crate) enum Command {
     /// Groups: make, change, join and leave them, and write in them
     #[command(subcommand)]
     Group(GroupCommand),
+    /// How you are told of messages while no device of yours is there
+    #[command(subcommand)]
+    Notifications(NotificationCommand),
     /// Find users by the beginning of their name
     Search {
         /// The beginning of a username, a display name or a word of it

@@ -93,6 +93,7 @@ pub(crate) fn explain(error: &Error, server: &str) -> String {
         R::PictureUnreadable => "the picture is damaged, or cut off",
         R::PictureTooLarge => "the picture has too many pixels",
         R::BlobTooLarge => "the file is empty, or larger than 16 MiB",
+        R::PushProviderDisabled => "the server does not push by this provider",
         R::SessionReplaced => "the same device is connected elsewhere",
         _ => "",
     };

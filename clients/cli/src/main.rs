@@ -9,6 +9,7 @@ mod conversations;
 mod failure;
 mod groups;
 mod home;
+mod notifications;
 mod password;
 mod people;
 mod replay;
@@ -65,6 +66,7 @@ async fn run(args: &Args, clock: Clock) -> anyhow::Result<ExitCode> {
         Command::Save { name, save } => conversations::save(&app, name, save).await?,
         Command::Picture { path, .. } => attachments::picture(&app, path.as_ref()).await?,
         Command::Chat { name, limit } => chat::run(&app, name, *limit).await?,
+        Command::Notifications(command) => notifications::run(&app, command).await?,
         Command::Group(command) => groups::run(&app, command).await?,
         Command::Replay(_) => {}
     }

@@ -38,6 +38,7 @@
 //! | conversations | [`Client::open_direct`], [`conversation`](Client::conversation), [`list_conversations`](Client::list_conversations), [`list_changes`](Client::list_changes), [`unread_total`](Client::unread_total), [`mark_read`](Client::mark_read) |
 //! | groups | [`Client::groups`] gives [`Groups`]: make, change, join and leave them; [`Draft`] to mention members; [`Client::list_receipts`] |
 //! | pictures, videos | [`Client::blobs`] gives [`Blobs`]: upload, download; [`Draft::attach`], [`Session::send_attachments`]; [`Client::set_profile_picture`], [`Groups::set_picture`] |
+//! | pushes | [`Client::register_push`], [`Client::preferences`], [`Client::update_preferences`] |
 //! | history | [`Client::list_messages`], [`list_events`](Client::list_events), [`Session::history`] |
 //! | sends without a session | [`Client::send_message`], [`send_status`](Client::send_status) |
 //! | live | [`Client::connect`] gives a [`Session`] to act and [`Events`] to listen |
@@ -88,6 +89,7 @@ mod inbox;
 pub mod model;
 mod outbox;
 mod pace;
+mod push;
 mod session;
 mod stats;
 mod tokens;
@@ -105,6 +107,7 @@ pub use model::{
     Draft, DraftAttachment, ErrorReason, GroupChange, Message, Receipt, SendStatus, Tick,
     direct_conversation_id, direct_peer, group_conversation_id, group_of, is_video,
 };
+pub use push::PreferencesUpdate;
 pub use session::{Event, Events, Options, Outgoing, OutgoingState, Session, SessionState, Start};
 pub use stats::Stats;
 pub use tokens::{Credentials, FileTokens, MemoryTokens, TokenStore};

@@ -15,6 +15,10 @@ pub use proto::{
         ListReceiptsResponse as ReceiptsPage, MemberMarks, MessagePage, MessageRange, Order,
         Preview, ProfileSnippet, SessionLimits, ShownMessage, Watermark,
     },
+    notifier::v1::{
+        ApnsTarget, FcmTarget, Preferences, PreviewDetail, PushTarget, QuietHours, WebPushTarget,
+        push_target::Provider as PushProvider,
+    },
     presence::v1::Presence,
     profile::v1::{Device, Profile, SearchProfilesResponse as ProfilesPage},
 };

@@ -11,6 +11,7 @@ mod distributed;
 mod full_disk;
 mod groups;
 mod layering;
+mod push;
 mod reads;
 mod replay;
 mod restored;
