@@ -1,5 +1,5 @@
 //! Those who deliver pushes, and what stands before each: a rate, a number at once, and a breaker. See
-//! README-part.md in the folder of this module.
+//! the README of this crate.
 
 use std::{path::PathBuf, sync::Arc};
 
