@@ -34,8 +34,8 @@ const ODD_PAUSE: Duration = Duration::from_secs(10 * 60);
 /// How long a push waits at most for a provider that is away; then it is held as long, so that those behind
 /// it have their turn: it may be the only one that the provider does not answer.
 const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
-/// How old a decision to push may be when the push goes, unless it is the one that tries whether the
-/// provider works again: meanwhile it may have been read, or more may have come.
+/// How long a push may wait for its provider and then go as it was decided, unless it is the one that tries
+/// whether the provider works again: meanwhile it may have been read, or more may have come.
 const FRESH_MAX: Duration = Duration::from_secs(10);
 /// Failures in a row of one push, each while nearly all others were answered, until it is held: it must not
 /// stop those behind it for what only it meets. With the pauses between them about 15 s.
@@ -243,6 +243,7 @@ impl Guard {
         let waited_enough = tokio::time::sleep(WAIT_MAX);
         tokio::pin!(expired, waited_enough);
         loop {
+            let waits_since = Instant::now();
             let turn = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Settled::Stopped,
@@ -254,7 +255,7 @@ impl Guard {
                 Ok(turn) => turn,
                 Err(pause) => return Settled::BusyUntil(pause),
             };
-            if !turn.probe && tries.began.elapsed() >= FRESH_MAX {
+            if !turn.probe && waits_since.elapsed() >= FRESH_MAX {
                 return Settled::Old;
             }
             let Some(outcome) = self.try_once(target, &push, stop).await else {
