@@ -151,6 +151,8 @@ async fn appends_that_wait_share_commits_and_keep_their_order() {
     // The one that held the writer came first.
     assert_eq!(offsets, (1..=APPENDS as u64).collect::<Vec<_>>());
     let commits = 1 + APPENDS.div_ceil(queue::COMMIT_APPENDS_MAX) as u64;
+    // Counted a moment after it is answered.
+    until(|| log.stats().commits >= commits).await;
     assert_eq!(log.stats().commits, commits);
     let (_member, mut reader) = join(&log, "one").await;
     let there = rest(&mut reader, 1).await;
