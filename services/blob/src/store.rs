@@ -129,6 +129,11 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<usize, StoreError>;
 
+    /// The bytes of this upload can become nothing: if it is not finished, and has this blob still, it is not
+    /// there any more, and what is left of it is a [`Leftover`]. So it does not count among those that are
+    /// not finished. May come again.
+    async fn give_up(&self, upload: &Upload, now_unix_ms: i64) -> Result<(), StoreError>;
+
     /// What was left before this, the oldest first, and what of it can go: nothing that a blob has, also
     /// one that goes.
     async fn leftovers(

@@ -445,10 +445,13 @@ impl Receiving {
         }
     }
 
-    /// Bytes that can become nothing: the upload can begin again.
+    /// Bytes that can become nothing: the upload can begin again, and until then it is none that its owner has
+    /// not finished.
     async fn forget(&mut self) -> Result<(), ApiError> {
         self.stage = None;
         let key = stage_key(&self.upload);
+        let now = self.service.clock.now_unix_ms();
+        self.service.store.give_up(&self.upload, now).await?;
         Ok(self.service.objects.discard_stage(key).await?)
     }
 }

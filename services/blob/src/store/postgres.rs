@@ -209,6 +209,15 @@ impl Store for PostgresStore {
         Ok(ended.await?.pop().unwrap_or(0))
     }
 
+    async fn give_up(&self, upload: &Upload, now_unix_ms: i64) -> Result<(), StoreError> {
+        let end = sqlx::query(sql::GIVE_UP)
+            .bind(user_column(upload.owner))
+            .bind(upload_column(upload.id))
+            .bind(blob_column(upload.blob))
+            .bind(now_unix_ms);
+        self.rows("give up", end, |_| Ok(())).await.map(drop)
+    }
+
     async fn leftovers(
         &self,
         left_before_unix_ms: i64,

@@ -240,6 +240,21 @@ impl Store for SqliteStore {
         self.database.write(work).await
     }
 
+    async fn give_up(&self, upload: &Upload, now_unix_ms: i64) -> Result<(), StoreError> {
+        let upload = upload.clone();
+        let work = move |tx: &Connection| {
+            let stored = find_upload(tx, upload.owner, upload.id)?;
+            let same = |stored: &Upload| !stored.finished && stored.blob == upload.blob;
+            if stored.as_ref().is_some_and(same) {
+                leave(tx, &upload, now_unix_ms)?;
+                let key = params![upload.owner.as_bytes(), upload.id.as_bytes()];
+                execute(tx, END_UPLOAD, key)?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        self.database.write(work).await
+    }
+
     async fn leftovers(
         &self,
         left_before_unix_ms: i64,

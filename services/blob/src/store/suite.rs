@@ -23,6 +23,7 @@ pub(crate) async fn run<S: Store, G>(open: impl AsyncFn() -> (S, G)) {
         uploads::a_user_has_so_many_unfinished_uploads_at_most,
         uploads::the_same_bytes_are_one_blob_and_what_came_twice_is_left_over,
         uploads::an_upload_that_was_ended_is_not_finished_and_its_bytes_can_go,
+        uploads::an_upload_that_was_given_up_counts_no_more_and_a_finished_one_stays,
         uploads::nothing_of_a_blob_can_go_with_its_upload,
         uploads::a_blob_that_goes_is_not_answered_and_its_bytes_can_come_anew,
         references::a_blob_goes_when_its_receipts_have_expired_and_nothing_refers_to_it,

@@ -23,7 +23,7 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// Rounds of removal, of which the second one at the latest would remove what it may.
 const ROUND: Duration = Duration::from_millis(20);
 
-async fn server(clock: &ManualClock) -> TestServer {
+pub(super) async fn server(clock: &ManualClock) -> TestServer {
     let clock = clock.clone();
     let builder = TestServer::builder().config(move |config| {
         config.clock = Arc::new(clock.clone());

@@ -80,6 +80,15 @@ pub(super) const LEAVE: &str = "
     INSERT INTO leftovers (owner_id, upload_id, blob_id, since_unix_ms) VALUES ($1, $2, $3, $4)
     ON CONFLICT DO NOTHING";
 
+pub(super) const GIVE_UP: &str = "
+    WITH ended AS (
+        DELETE FROM uploads
+        WHERE owner_id = $1 AND upload_id = $2 AND blob_id = $3 AND NOT finished
+        RETURNING owner_id, upload_id, blob_id
+    )
+    INSERT INTO leftovers (owner_id, upload_id, blob_id, since_unix_ms)
+    SELECT owner_id, upload_id, blob_id, $4 FROM ended ON CONFLICT DO NOTHING";
+
 /// The rows by their places, which are a look-up whatever the planner thinks of the limit. What is deleted
 /// is the upload as it is once it is locked: with what it has become, if it was finished meanwhile.
 pub(super) const END_UPLOADS: &str = "

@@ -207,6 +207,42 @@ pub(crate) async fn an_upload_that_was_ended_is_not_finished_and_its_bytes_can_g
     assert!(store.upload(owner, anew.id).await.unwrap().is_some());
 }
 
+pub(crate) async fn an_upload_that_was_given_up_counts_no_more_and_a_finished_one_stays(
+    store: &dyn Store,
+) {
+    let owner = UserId::generate();
+    let one = upload(owner, 1);
+    let begin = async |upload: &Upload| {
+        let begun = store.begin_upload(upload.clone(), 1, NOW).await;
+        begun.unwrap()
+    };
+    assert_eq!(begin(&one).await, Begun::Upload(one.clone(), None));
+    let other = upload(owner, 2);
+    assert_eq!(begin(&other).await, Begun::TooMany);
+    for _ in 0..2 {
+        store.give_up(&one, NOW).await.unwrap();
+    }
+    assert_eq!(store.upload(owner, one.id).await.unwrap(), None);
+    let left = store.leftovers(NOW + 1, 10).await.unwrap();
+    assert!(left.len() == 1 && left[0].bytes_can_go && left[0].stage_can_go);
+    store.forget_leftover(left[0].clone()).await.unwrap();
+    // It begins again, as another blob: who has the old one gives nothing up.
+    let anew = Upload {
+        blob: BlobId::generate(),
+        ..one.clone()
+    };
+    assert_eq!(begin(&anew).await, Begun::Upload(anew.clone(), None));
+    store.give_up(&one, NOW).await.unwrap();
+    assert!(store.upload(owner, one.id).await.unwrap().is_some());
+    let blob = blob_of(&anew);
+    store.finish_upload(&anew, blob.clone()).await.unwrap();
+    store.give_up(&anew, NOW).await.unwrap();
+    let finished = store.upload(owner, one.id).await.unwrap();
+    assert_eq!(finished.and_then(|(_, blob)| blob), Some(blob));
+    assert_eq!(store.leftovers(NOW + 1, 10).await.unwrap(), []);
+    assert_eq!(begin(&other).await, Begun::Upload(other.clone(), None));
+}
+
 pub(crate) async fn nothing_of_a_blob_can_go_with_its_upload(store: &dyn Store) {
     let one = upload(UserId::generate(), 1);
     begin(store, &one).await;

@@ -25,31 +25,14 @@ pub(super) const SEQS: &str = "
         WHERE user_id = r.user_id AND conversation_id = r.conversation_id
         LIMIT 1) o";
 
-pub(super) const FORGET: &str = "
-    DELETE FROM offline_rows o
-    USING unnest($1::uuid[], $2::bytea[], $3::bigint[]) AS r (user_id, conversation_id, seq)
-    WHERE o.user_id = r.user_id AND o.conversation_id = r.conversation_id AND o.seq <= r.seq";
+/// One row, since no form with many of them has a plan that stays a look-up while the table grows. What is
+/// forgotten was read after others were told of it, which is rare.
+pub(super) const FORGET: &str =
+    "DELETE FROM offline_rows WHERE user_id = $1 AND conversation_id = $2 AND seq <= $3";
 
 /// See [`crate::store::Store::note_offline`].
 pub(super) async fn note(
     database: &Database,
-    rows: &[(UserId, ConversationId, u64)],
-) -> Result<(), StoreError> {
-    execute(database, "note_offline", NOTE, rows).await
-}
-
-/// See [`crate::store::Store::forget_offline`].
-pub(super) async fn forget(
-    database: &Database,
-    rows: &[(UserId, ConversationId, u64)],
-) -> Result<(), StoreError> {
-    execute(database, "forget_offline", FORGET, rows).await
-}
-
-async fn execute(
-    database: &Database,
-    operation: &'static str,
-    statement: &'static str,
     rows: &[(UserId, ConversationId, u64)],
 ) -> Result<(), StoreError> {
     let mut largest: BTreeMap<(UserId, ConversationId), u64> = BTreeMap::new();
@@ -62,9 +45,33 @@ async fn execute(
     let seqs = largest.values().map(|seq| to_column(*seq));
     let seqs = seqs.collect::<Result<Vec<_>, _>>()?;
     database
-        .call(operation, async |connection| {
-            let query = sqlx::query(statement).bind(users).bind(conversations);
+        .call("note_offline", async |connection| {
+            let query = sqlx::query(NOTE).bind(users).bind(conversations);
             query.bind(seqs).execute(connection).await
+        })
+        .await?;
+    Ok(())
+}
+
+/// See [`crate::store::Store::forget_offline`].
+pub(super) async fn forget(
+    database: &Database,
+    rows: &[(UserId, ConversationId, u64)],
+) -> Result<(), StoreError> {
+    let with_columns = |(user, conversation, seq): &(UserId, ConversationId, u64)| {
+        Ok((user_column(*user), *conversation, to_column(*seq)?))
+    };
+    let rows: Vec<_> = rows
+        .iter()
+        .map(with_columns)
+        .collect::<Result<_, StoreError>>()?;
+    database
+        .call("forget_offline", async |connection| {
+            for (user, conversation, seq) in &rows {
+                let query = sqlx::query(FORGET).bind(user).bind(conversation.as_bytes());
+                query.bind(seq).execute(&mut *connection).await?;
+            }
+            Ok(())
         })
         .await?;
     Ok(())

@@ -53,6 +53,11 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
         ),
         (sql::LOCK_BLOBS, "uuid[]", bs.clone()),
         (
+            sql::GIVE_UP,
+            "uuid, uuid, uuid, bigint",
+            format!("{O}, {O}, {B}, 5"),
+        ),
+        (
             sql::END_UPLOADS,
             "bigint, bigint, bigint",
             "50, 5, 100".to_owned(),

@@ -47,6 +47,8 @@ const FILL: &str = r"
         SELECT person(0), talk(0, n), n, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5,
             person(n), person(n), 5, 1000 + n % 100, 'text'
         FROM generate_series(1, 20000) AS n;
+    INSERT INTO offline_rows
+        SELECT person(n), talk(n, n + 1), 5 FROM generate_series(1, 10000) AS n;
     INSERT INTO readers
         SELECT n::text, 'inbox', 'log', 'topic', 64 FROM generate_series(1, 2000) AS n;
     INSERT INTO reader_positions
