@@ -191,7 +191,16 @@ pub struct Subject {
     pub conversation: ConversationId,
 }
 
-/// How far a provider has told a user of a conversation. Each part only grows.
+/// A conversation on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeviceSubject {
+    /// Of the user of the device.
+    pub subject: Subject,
+    /// Which.
+    pub device: DeviceId,
+}
+
+/// How far a device was told of a conversation. Each part only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Told {
     /// No message up to this seq is pushed again.

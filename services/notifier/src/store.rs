@@ -9,8 +9,8 @@ use runtime::{
 };
 
 use crate::model::{
-    DeviceTarget, DigestPeriod, DueDigest, Email, EmailDisabled, Held, Preferences, PreviewDetail,
-    ProviderKind, QuietHours, Subject, Told,
+    DeviceSubject, DeviceTarget, DigestPeriod, DueDigest, Email, EmailDisabled, Held, Preferences,
+    PreviewDetail, ProviderKind, QuietHours, Subject, Told,
 };
 
 /// Why the store did not do it.
@@ -119,8 +119,8 @@ pub enum EmailReport {
 /// What a reader of `offline` has done, in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Settled {
-    /// How far users are told now. Merged by the larger of each part.
-    pub told: Vec<(Subject, Told)>,
+    /// How far devices are told now. Merged by the larger of each part.
+    pub told: Vec<(DeviceSubject, Told)>,
     /// What is to come again later.
     pub held: Vec<Held>,
     /// Devices that are gone: forgotten if this is still their target.
@@ -175,19 +175,15 @@ pub trait Store: Send + Sync + 'static {
 
     // --- who was told of what ------------------------------------------------------------------------------
 
-    /// How far a provider has told users of conversations, in the order asked; zero for who was never told.
-    /// One query.
-    async fn told(
-        &self,
-        kind: ProviderKind,
-        subjects: Vec<Subject>,
-    ) -> Result<Vec<Told>, StoreError>;
+    /// How far devices were told of conversations, in the order asked; zero for who was never told. One
+    /// query.
+    async fn told(&self, subjects: Vec<DeviceSubject>) -> Result<Vec<Told>, StoreError>;
 
-    /// Keeps what a provider's reader has done. Moves no position: that is saved when everything below it is
-    /// kept.
-    async fn settle(&self, kind: ProviderKind, settled: Settled) -> Result<(), StoreError>;
+    /// Keeps what a provider's reader has done at `now_unix_ms`. Moves no position: that is saved when
+    /// everything below it is kept.
+    async fn settle(&self, settled: Settled, now_unix_ms: i64) -> Result<(), StoreError>;
 
-    /// Forgets who was told of what before this, at most `limit`, and answers how many it forgot: records
+    /// Forgets who was told of what before this and not since, at most `limit`, and answers how many it forgot: records
     /// older than the log keeps do not come again.
     async fn forget_told(&self, before_unix_ms: i64, limit: usize) -> Result<usize, StoreError>;
 
