@@ -117,6 +117,18 @@ pub enum PreviewDetail {
     Nothing = 3,
 }
 
+impl PreviewDetail {
+    /// From the number in a store; `None` if a newer version wrote it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::NameAndText),
+            2 => Some(Self::NameOnly),
+            3 => Some(Self::Nothing),
+            _ => None,
+        }
+    }
+}
+
 /// How often a digest comes, as stores keep it: `messenger.notifier.v1.DigestPeriod`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -129,6 +141,19 @@ pub enum DigestPeriod {
     Daily = 3,
     /// On Mondays at the user's hour.
     Weekly = 4,
+}
+
+impl DigestPeriod {
+    /// From the number in a store; `None` if a newer version wrote it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Off),
+            2 => Some(Self::Hourly),
+            3 => Some(Self::Daily),
+            4 => Some(Self::Weekly),
+            _ => None,
+        }
+    }
 }
 
 /// When a user is not to be disturbed.
@@ -231,6 +256,17 @@ pub enum EmailDisabled {
     Bounced = 1,
     /// Its owner called our mail junk.
     Complained = 2,
+}
+
+impl EmailDisabled {
+    /// From the number in a store; `None` if a newer version wrote it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Bounced),
+            2 => Some(Self::Complained),
+            _ => None,
+        }
+    }
 }
 
 /// Where a user's mail goes. Its `Debug` does not show the address.

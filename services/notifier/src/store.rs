@@ -1,5 +1,10 @@
 //! What the notifier keeps: where devices take pushes, what users want, who was told of what, what is to
-//! come later, and how far readers are.
+//! come later, and how far readers are. Every adapter passes `suite`.
+//!
+//! What is asked for by time comes with the caller's clock. Where the clocks of two processes differ, a claim
+//! ends for one of them earlier by that, and what it stands for may be done twice: a record that comes twice
+//! is pushed once, and a digest that is sent twice has one Message-ID. Leases are minutes, clocks that are
+//! kept in time differ by less.
 
 use async_trait::async_trait;
 pub use runtime::positions::{LogIdentity, PositionAdvance, ReaderId};
@@ -12,6 +17,22 @@ use crate::model::{
     DeviceSubject, DeviceTarget, DigestPeriod, DueDigest, Email, EmailDisabled, Held, Preferences,
     PreviewDetail, ProviderKind, QuietHours, Subject, Told,
 };
+
+mod batch;
+mod mail;
+pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod suite;
+
+/// How long it is remembered that a device was logged out: longer than an access token of its is good, and
+/// than a day of clocks that differ by hours.
+const FORGOTTEN_LIFE_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+/// Rows of that kind that a log-out of others cleans up: more than log-outs come in a batch, mostly.
+const FORGOTTEN_CLEANED_MAX: usize = 256;
+
+/// How much later than it could be something told is forgotten, at most. The time of a row is in an index:
+/// it is moved by so much at once, so that most changes of a row leave the index alone.
+const TOLD_COARSE_MS: i64 = 60 * 60 * 1_000;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +85,24 @@ pub struct PreferencesChange {
     pub digest: Option<DigestPeriod>,
     /// See [`Preferences`].
     pub digest_hour: Option<u8>,
+}
+
+impl PreferencesChange {
+    /// The preferences after it.
+    pub fn applied_to(self, before: Preferences) -> Preferences {
+        Preferences {
+            push: self.push.unwrap_or(before.push),
+            preview: self.preview.unwrap_or(before.preview),
+            mentions_pierce_mute: self
+                .mentions_pierce_mute
+                .unwrap_or(before.mentions_pierce_mute),
+            quiet_hours: self.quiet_hours.unwrap_or(before.quiet_hours),
+            time_zone: self.time_zone.unwrap_or(before.time_zone),
+            digest: self.digest.unwrap_or(before.digest),
+            digest_hour: self.digest_hour.unwrap_or(before.digest_hour),
+            version: before.version.saturating_add(1),
+        }
+    }
 }
 
 /// What became of a change of preferences.
@@ -183,8 +222,9 @@ pub trait Store: Send + Sync + 'static {
     /// everything below it is kept.
     async fn settle(&self, settled: Settled, now_unix_ms: i64) -> Result<(), StoreError>;
 
-    /// Forgets who was told of what before this and not since, at most `limit`, and answers how many it forgot: records
-    /// older than the log keeps do not come again.
+    /// Forgets who was told of what before this and not since, at most `limit`, the oldest first, and answers
+    /// how many it forgot: records older than the log keeps do not come again. What was told several times
+    /// may be forgotten an hour later than it could be.
     async fn forget_told(&self, before_unix_ms: i64, limit: usize) -> Result<usize, StoreError>;
 
     // --- what is to come later -------------------------------------------------------------------------------
@@ -198,8 +238,13 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Held>, StoreError>;
 
-    /// It is in the log again: forgets it, unless a newer one is held meanwhile (a larger seq).
-    async fn forget_held(&self, held: Vec<(Subject, u64)>) -> Result<(), StoreError>;
+    /// It is in the log again: forgets what is claimed until this time still. What was put off anew
+    /// meanwhile is not: it stays.
+    async fn forget_held(
+        &self,
+        held: Vec<Subject>,
+        lease_until_unix_ms: i64,
+    ) -> Result<(), StoreError>;
 
     // --- mail --------------------------------------------------------------------------------------------------
 
