@@ -9,7 +9,7 @@
 use async_trait::async_trait;
 pub use runtime::positions::{LogIdentity, PositionAdvance, ReaderId};
 use runtime::{
-    ids::{DeviceId, UserId},
+    ids::{DeviceId, InvalidId, UserId},
     positions::PositionError,
 };
 
@@ -20,6 +20,8 @@ use crate::model::{
 
 mod batch;
 mod mail;
+#[cfg(feature = "distributed")]
+pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
@@ -56,6 +58,12 @@ pub enum StoreError {
     /// Something in the store cannot be understood. Never goes away.
     #[error("the store holds something that cannot be read: {0}")]
     Corrupt(String),
+}
+
+impl From<InvalidId> for StoreError {
+    fn from(error: InvalidId) -> Self {
+        Self::Corrupt(error.to_string())
+    }
 }
 
 impl From<PositionError> for StoreError {

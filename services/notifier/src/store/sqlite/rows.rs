@@ -1,7 +1,7 @@
 //! Between our nouns and SQLite's columns: checked both ways, so that nothing wraps or panics.
 
 use runtime::{
-    ids::{ConversationId, DeviceId, InvalidId, UserId},
+    ids::{ConversationId, DeviceId, UserId},
     sqlite::SqliteError,
 };
 use rusqlite::{Connection, Row, ffi::ErrorCode};
@@ -43,12 +43,6 @@ impl From<rusqlite::Error> for StoreError {
             true => Self::Corrupt(error.to_string()),
             false => Self::Unavailable(error.to_string()),
         }
-    }
-}
-
-impl From<InvalidId> for StoreError {
-    fn from(error: InvalidId) -> Self {
-        Self::Corrupt(error.to_string())
     }
 }
 
