@@ -32,10 +32,6 @@ const FORGOTTEN_LIFE_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
 /// Rows of that kind that a log-out of others cleans up: more than log-outs come in a batch, mostly.
 const FORGOTTEN_CLEANED_MAX: usize = 256;
 
-/// How much later than it could be something told is forgotten, at most. The time of a row is in an index:
-/// it is moved by so much at once, so that most changes of a row leave the index alone.
-const TOLD_COARSE_MS: i64 = 60 * 60 * 1_000;
-
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

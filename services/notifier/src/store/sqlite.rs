@@ -15,8 +15,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Confirmation, EmailGiven, EmailReport, FORGOTTEN_CLEANED_MAX, FORGOTTEN_LIFE_MS, LogIdentity,
-    NextDigest, PositionAdvance, PreferencesChange, ReaderId, Settled, Store, StoreError,
-    TOLD_COARSE_MS, Updated, batch,
+    NextDigest, PositionAdvance, PreferencesChange, ReaderId, Settled, Store, StoreError, Updated,
+    batch,
 };
 use crate::{
     limits::TARGETS_PER_USER_MAX,
@@ -75,8 +75,7 @@ const TELL: &str =
     ON CONFLICT (user_id, device_id, conversation_id) DO UPDATE SET
         seq = max(seq, excluded.seq),
         read_seq = max(read_seq, excluded.read_seq),
-        changed_unix_ms = iif(excluded.changed_unix_ms > changed_unix_ms,
-            excluded.changed_unix_ms + ?7, changed_unix_ms)";
+        changed_unix_ms = max(changed_unix_ms, excluded.changed_unix_ms)";
 
 const FORGET_TOLD: &str = "DELETE FROM told WHERE (user_id, device_id, conversation_id) IN (
     SELECT user_id, device_id, conversation_id FROM told WHERE changed_unix_ms < ?1
@@ -298,7 +297,6 @@ impl Store for SqliteStore {
                     to_column(told.seq)?,
                     to_column(told.read_seq)?,
                     now_unix_ms,
-                    TOLD_COARSE_MS,
                 ])?;
             }
             let mut hold = tx.prepare_cached(HOLD)?;

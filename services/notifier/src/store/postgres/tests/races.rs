@@ -192,6 +192,44 @@ async fn what_is_put_off_is_claimed_by_one_and_never_lost() {
     }
 }
 
+/// Of two that claim at the same moment, the first one has not committed yet.
+#[tokio::test]
+async fn a_claim_does_not_wait_for_another_one_and_takes_nothing_of_it() {
+    let server = server();
+    let [store] = replicas(&server).await;
+    let held = |n| Held {
+        subject: subject(),
+        seq: 1,
+        due_unix_ms: NOW + n,
+        payload: Bytes::new(),
+    };
+    let settled = Settled {
+        held: (0..3).map(held).collect(),
+        ..Settled::default()
+    };
+    store.settle(settled, NOW).await.unwrap();
+    for n in 0..3 {
+        confirmed(&store, &format!("ann{n}@example.org")).await;
+    }
+    let mut c = connection(&server).await;
+    let mut first = c.begin().await.unwrap();
+    let mut claimed = Vec::new();
+    for statement in [sql::CLAIM_HELD, sql::CLAIM_DIGESTS] {
+        let claim = sqlx::query(statement)
+            .bind(NOW + 9)
+            .bind(NOW + 100)
+            .bind(2_i64);
+        let rows = claim.fetch_all(&mut *first).await.unwrap();
+        claimed.push(read_all(&rows, |columns| columns.user(0)).unwrap());
+    }
+    let held = store.claim_held(NOW + 9, NOW + 100, 9).await.unwrap();
+    let digests = store.claim_digests(NOW + 9, NOW + 100, 9).await.unwrap();
+    first.commit().await.unwrap();
+    assert_eq!((held.len(), digests.len()), (1, 1));
+    assert!(!claimed[0].contains(&held[0].subject.user));
+    assert!(!claimed[1].contains(&digests[0].user));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_digest_is_claimed_by_one_of_many() {
     let server = server();
