@@ -302,10 +302,19 @@ pub(crate) async fn a_digest_is_claimed_by_one_and_finished_once(store: &dyn Sto
     assert_eq!(claimed(NOW + 999, NOW + 9_999, 9).await, users[1..]);
     let again = claim(store, NOW + 1_000, NOW + 9_999, 9).await;
     assert_eq!((again.len(), again[0].due_unix_ms), (1, NOW + 1_000));
+    // The next one is due at its time, however long the claim of the one before was.
+    store
+        .finish_digest(users[0], NOW + 1_000, NOW + 1_100)
+        .await
+        .unwrap();
+    // Neither does the code move it, which was shown once more.
+    assert!(confirm(store, users[0], 1, NOW).await.is_some());
+    assert_eq!(claimed(NOW + 1_099, NOW + 9_999, 9).await, []);
+    assert_eq!(claimed(NOW + 1_100, NOW + 9_999, 9).await, users[..1]);
     // Nobody who has no address is given a digest.
     store.remove_email(users[0]).await.unwrap();
     store
-        .finish_digest(users[0], NOW + 1_000, NOW + 3_000)
+        .finish_digest(users[0], NOW + 1_100, NOW + 3_000)
         .await
         .unwrap();
     assert_eq!(claimed(NOW + 9_998, NOW + 9_999, 9).await, []);
@@ -333,6 +342,17 @@ pub(crate) async fn a_change_of_preferences_moves_the_digest(store: &dyn Store) 
     set(store, user, hour(22)).await;
     store.finish_digest(user, NOW + 20, NOW + 99).await.unwrap();
     assert_eq!(due(NOW + 30).await, Some(22));
+    // However long the claim is: the new one is nobody's. One that is due as before stays claimed.
+    assert_eq!(claim(store, NOW + 40, NOW + 9_999, 9).await.len(), 1);
+    let zone = PreferencesChange {
+        time_zone: Some("Europe/Berlin".to_owned()),
+        ..PreferencesChange::default()
+    };
+    set(store, user, zone).await;
+    assert_eq!(due(NOW + 41).await, None);
+    set(store, user, hour(21)).await;
+    assert_eq!(due(NOW + 42).await, Some(21));
+    set(store, user, hour(22)).await;
     set(store, user, period(DigestPeriod::Off)).await;
     store.finish_digest(user, NOW + 22, NOW + 99).await.unwrap();
     assert_eq!(due(NOW + 999).await, None);
