@@ -6,7 +6,7 @@ use prost::Message;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 /// Every file that is compiled, below this folder.
-const FILES: [&str; 19] = [
+const FILES: [&str; 20] = [
     "messenger/blob/v1/blob.proto",
     "messenger/blob/v1/blob_service.proto",
     "messenger/blob/v1/content_service.proto",
@@ -20,6 +20,7 @@ const FILES: [&str; 19] = [
     "messenger/messaging/v1/messaging.proto",
     "messenger/messaging/v1/messaging_service.proto",
     "messenger/messaging/v1/session_service.proto",
+    "messenger/notifier/v1/email_report_service.proto",
     "messenger/notifier/v1/notifier_service.proto",
     "messenger/presence/v1/presence_service.proto",
     "messenger/presence/v1/registry_service.proto",

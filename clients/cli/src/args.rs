@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 pub(crate) use group::{Approval, GroupCommand, History, NewRole, NewSettings, Switch};
-pub(crate) use notifications::{NotificationCommand, NotificationSettings, Preview};
+pub(crate) use notifications::{Digest, NotificationCommand, NotificationSettings, Preview};
 
 mod group;
 mod notifications;

@@ -4,14 +4,15 @@ use anyhow::Context;
 use messenger_client::{
     PreferencesUpdate,
     model::{
-        ApnsTarget, FcmTarget, Preferences, PreviewDetail, PushProvider, PushTarget, QuietHours,
+        ApnsTarget, DigestPeriod, EmailAddress, EmailDisabled, FcmTarget, Preferences,
+        PreviewDetail, PushProvider, PushTarget, QuietHours,
     },
 };
 use serde_json::json;
 
 use crate::{
     app::App,
-    args::{NotificationCommand, NotificationSettings, Preview, Switch},
+    args::{Digest, NotificationCommand, NotificationSettings, Preview, Switch},
     terminal::clean,
 };
 
@@ -22,10 +23,14 @@ pub(crate) async fn run(app: &App, command: &NotificationCommand) -> anyhow::Res
     let device = app.device()?;
     let client = &device.client;
     match command {
-        NotificationCommand::Show => show(app, &client.preferences().await?),
+        NotificationCommand::Show => {
+            let (preferences, email) = (client.preferences().await?, client.email().await?);
+            show(app, &preferences, email.as_ref())
+        }
         NotificationCommand::Set { settings } => {
             let update = update(settings)?;
-            show(app, &client.update_preferences(update).await?)
+            let preferences = client.update_preferences(update).await?;
+            show(app, &preferences, client.email().await?.as_ref())
         }
         NotificationCommand::Fcm { token } => {
             let provider = PushProvider::Fcm(FcmTarget {
@@ -50,6 +55,16 @@ pub(crate) async fn run(app: &App, command: &NotificationCommand) -> anyhow::Res
         NotificationCommand::Remove => {
             client.remove_push().await?;
             said(app, false, "this device takes no pushes any more")
+        }
+        NotificationCommand::Email { address } => {
+            show_email(app, &client.set_email(address).await?)
+        }
+        NotificationCommand::Confirm { code } => {
+            show_email(app, &client.confirm_email(code).await?)
+        }
+        NotificationCommand::NoEmail => {
+            client.remove_email().await?;
+            said(app, false, "no mail is sent any more")
         }
     }
 }
@@ -87,6 +102,13 @@ fn update(settings: &NotificationSettings) -> anyhow::Result<PreferencesUpdate> 
         mentions_pierce_mute: settings.mentions.map(|mentions| mentions == Switch::On),
         quiet_hours,
         time_zone: settings.time_zone.clone(),
+        digest: settings.digest.map(|digest| match digest {
+            Digest::Off => DigestPeriod::Off,
+            Digest::Hourly => DigestPeriod::Hourly,
+            Digest::Daily => DigestPeriod::Daily,
+            Digest::Weekly => DigestPeriod::Weekly,
+        }),
+        digest_hour: settings.digest_hour,
         if_version: 0,
     })
 }
@@ -113,12 +135,18 @@ fn clock(minute: u32) -> String {
     format!("{:02}:{:02}", minute / 60, minute % 60)
 }
 
-fn show(app: &App, preferences: &Preferences) -> anyhow::Result<()> {
+fn show(app: &App, preferences: &Preferences, email: Option<&EmailAddress>) -> anyhow::Result<()> {
     let quiet = preferences.quiet_hours.unwrap_or_default();
     let preview = match preferences.preview() {
         PreviewDetail::NameOnly => "name",
         PreviewDetail::Nothing => "nothing",
         PreviewDetail::NameAndText | PreviewDetail::Unspecified => "text",
+    };
+    let digest = match preferences.digest() {
+        DigestPeriod::Unspecified | DigestPeriod::Off => "off",
+        DigestPeriod::Hourly => "hourly",
+        DigestPeriod::Daily => "daily",
+        DigestPeriod::Weekly => "weekly",
     };
     if app.json {
         return app.object(&json!({
@@ -130,7 +158,10 @@ fn show(app: &App, preferences: &Preferences) -> anyhow::Result<()> {
                 "to_minute": quiet.to_minute,
             })),
             "time_zone": preferences.time_zone,
+            "digest": digest,
+            "digest_hour": preferences.digest_hour,
             "version": preferences.version,
+            "email": email.map(email_json),
         }));
     }
     let on = |is_on: bool| if is_on { "on" } else { "off" };
@@ -143,8 +174,39 @@ fn show(app: &App, preferences: &Preferences) -> anyhow::Result<()> {
         false => "none".to_owned(),
     };
     app.line(format!("quiet hours  {hours}"))?;
+    let digest = match digest {
+        "daily" | "weekly" => format!("{digest}, at {}", clock(60 * preferences.digest_hour)),
+        _ => digest.to_owned(),
+    };
+    app.line(format!("digests      {digest}"))?;
     app.line(format!("time zone    {}", clean(&preferences.time_zone)))?;
-    Ok(())
+    match email {
+        Some(email) => show_email(app, email),
+        None => Ok(app.line("e-mail       none")?),
+    }
+}
+
+fn email_json(email: &EmailAddress) -> serde_json::Value {
+    json!({
+        "address": email.address,
+        "confirmed": email.confirmed,
+        "disabled": email.disabled() != EmailDisabled::Unspecified,
+    })
+}
+
+fn show_email(app: &App, email: &EmailAddress) -> anyhow::Result<()> {
+    let state = match (email.disabled(), email.confirmed) {
+        (EmailDisabled::Bounced, _) => "disabled: there is no such address",
+        (EmailDisabled::Complained, _) => "disabled: our mail was called junk",
+        (EmailDisabled::Unspecified, true) => "confirmed",
+        (EmailDisabled::Unspecified, false) => {
+            "to be confirmed with the code of the mail sent there"
+        }
+    };
+    if app.json {
+        return app.object(&email_json(email));
+    }
+    Ok(app.line(format!("e-mail       {} ({state})", clean(&email.address)))?)
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ pub use proto::{
         Preview, ProfileSnippet, SessionLimits, ShownMessage, Watermark,
     },
     notifier::v1::{
-        ApnsTarget, FcmTarget, Preferences, PreviewDetail, PushTarget, QuietHours, WebPushTarget,
+        ApnsTarget, DigestPeriod, EmailAddress, EmailDisabled, FcmTarget, Preferences,
+        PreviewDetail, PushTarget, QuietHours, WebPushTarget,
         push_target::Provider as PushProvider,
     },
     presence::v1::Presence,

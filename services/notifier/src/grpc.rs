@@ -82,6 +82,7 @@ impl NotifierService for Grpc {
             web_push_key,
             apns: providers.apns.is_some(),
             fcm: providers.fcm.is_some(),
+            email: false,
         }))
     }
 
@@ -93,8 +94,10 @@ impl NotifierService for Grpc {
         let store = &self.service.store;
         let preferences = store.preferences(vec![user]).await;
         let preferences = preferences.map_err(ApiError::from)?;
+        let email = store.email(user).await.map_err(ApiError::from)?;
         Ok(Response::new(pb::GetPreferencesResponse {
             preferences: preferences.first().map(validate::preferences_pb),
+            email: email.map(validate::email_pb),
         }))
     }
 
@@ -107,7 +110,8 @@ impl NotifierService for Grpc {
         let if_version = request.if_version;
         let change = validate::preferences_change(request)?;
         let store = &self.service.store;
-        let updated = store.update_preferences(user, change, if_version);
+        let next = self.service.next_digest();
+        let updated = store.update_preferences(user, change, if_version, next);
         match updated.await.map_err(ApiError::from)? {
             Updated::Changed(preferences) => Ok(Response::new(pb::UpdatePreferencesResponse {
                 preferences: Some(validate::preferences_pb(&preferences)),
@@ -120,4 +124,34 @@ impl NotifierService for Grpc {
             .into()),
         }
     }
+    async fn set_email_address(
+        &self,
+        request: Request<pb::SetEmailAddressRequest>,
+    ) -> Result<Response<pb::SetEmailAddressResponse>, Status> {
+        self.caller(&request)?;
+        Err(no_mail().into())
+    }
+
+    async fn confirm_email_address(
+        &self,
+        request: Request<pb::ConfirmEmailAddressRequest>,
+    ) -> Result<Response<pb::ConfirmEmailAddressResponse>, Status> {
+        self.caller(&request)?;
+        Err(no_mail().into())
+    }
+
+    async fn remove_email_address(
+        &self,
+        request: Request<pb::RemoveEmailAddressRequest>,
+    ) -> Result<Response<pb::RemoveEmailAddressResponse>, Status> {
+        let user = self.caller(&request)?.user_id;
+        let removed = self.service.store.remove_email(user).await;
+        removed.map_err(ApiError::from)?;
+        Ok(Response::new(pb::RemoveEmailAddressResponse {}))
+    }
+}
+
+fn no_mail() -> ApiError {
+    let message = "this server sends no mail";
+    ApiError::new(ErrorReason::PushProviderDisabled, message)
 }

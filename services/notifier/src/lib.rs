@@ -24,6 +24,7 @@ use tonic::service::RoutesBuilder;
 
 pub mod config;
 mod decide;
+mod digest;
 mod grpc;
 pub mod limits;
 pub mod model;
@@ -50,7 +51,7 @@ use crate::{
     providers::{Providers, SetupError},
     pusher::round::Rounds,
     rate::Rates,
-    store::{Store, StoreError},
+    store::{NextDigest, Store, StoreError},
 };
 
 /// The names of the services that [`Notifier::add_to`] adds.
@@ -186,6 +187,12 @@ impl Notifier {
 }
 
 impl Service {
+    /// When the next digest is due from now on.
+    fn next_digest(&self) -> NextDigest {
+        let now = self.clock.now_unix_ms();
+        Arc::new(move |preferences| digest::schedule::next_digest(preferences, now))
+    }
+
     /// Counts a call of a user.
     fn allow(&self, user: UserId) -> Result<(), ApiError> {
         use governor::clock::Clock as _;

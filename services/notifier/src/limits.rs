@@ -13,6 +13,8 @@ pub const PUSH_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a provider keeps a push for a device that is off: what is older is old news, and the device
 /// asks for all of it anyway when it comes back.
 pub const PUSH_LIFE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+/// Bytes of an address: RFC 5321 allows 254 in a path.
+pub const ADDRESS_BYTES_MAX: usize = 254;
 /// Bytes of the endpoint of a browser.
 pub const ENDPOINT_BYTES_MAX: usize = 2_048;
 /// Bytes of a registration token of FCM. Theirs have 150 to 350; they name no bound.
@@ -24,3 +26,11 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// Users whose pushes by one sender are counted, of each process: some 100 bytes each. Of more, the counts
 /// begin anew, which lets some more pushes through.
 pub const RATES_MAX: usize = 200_000;
+/// Mails with a code that a user may have sent in a day, and that an address may get: more is a nuisance.
+pub const CONFIRMATIONS_PER_DAY: u32 = 5;
+/// How long such a code is good.
+pub const CONFIRMATION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Wrong codes that may be tried: with six digits, one in 100,000 guesses right.
+pub const CONFIRMATION_TRIES_MAX: u32 = 10;
+/// Soft bounces in a row that disable an address: a mailbox that is full for five digests is not read.
+pub const SOFT_BOUNCES_MAX: u32 = 5;

@@ -129,6 +129,33 @@ impl PreviewDetail {
     }
 }
 
+/// How often a digest comes, as stores keep it: `messenger.notifier.v1.DigestPeriod`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DigestPeriod {
+    /// Never.
+    Off = 1,
+    /// At each full hour.
+    Hourly = 2,
+    /// At the user's hour.
+    Daily = 3,
+    /// On Mondays at the user's hour.
+    Weekly = 4,
+}
+
+impl DigestPeriod {
+    /// From the number in a store; `None` if a newer version wrote it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Off),
+            2 => Some(Self::Hourly),
+            3 => Some(Self::Daily),
+            4 => Some(Self::Weekly),
+            _ => None,
+        }
+    }
+}
+
 /// When a user is not to be disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuietHours {
@@ -153,6 +180,10 @@ pub struct Preferences {
     pub quiet_hours: QuietHours,
     /// An IANA name.
     pub time_zone: String,
+    /// How often a digest comes.
+    pub digest: DigestPeriod,
+    /// When, by the user's clock: 0 to 23.
+    pub digest_hour: u8,
     /// Grows by one with each change; 0 = never changed.
     pub version: u64,
 }
@@ -169,6 +200,8 @@ impl Default for Preferences {
                 to_minute: 7 * 60,
             },
             time_zone: "UTC".to_owned(),
+            digest: DigestPeriod::Daily,
+            digest_hour: 8,
             version: 0,
         }
     }
@@ -213,4 +246,88 @@ pub struct Held {
     pub due_unix_ms: i64,
     /// The record.
     pub payload: Bytes,
+}
+
+/// Why nothing is sent to a confirmed address, as stores keep it: `messenger.notifier.v1.EmailDisabled`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EmailDisabled {
+    /// There is no such address.
+    Bounced = 1,
+    /// Its owner called our mail junk.
+    Complained = 2,
+}
+
+impl EmailDisabled {
+    /// From the number in a store; `None` if a newer version wrote it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Bounced),
+            2 => Some(Self::Complained),
+            _ => None,
+        }
+    }
+}
+
+/// Where a user's mail goes. Its `Debug` does not show the address.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Email {
+    /// As given; compared with its domain in lower case.
+    pub address: String,
+    /// Its owner has shown the code of a mail that was sent there.
+    pub confirmed: bool,
+    /// Why nothing is sent there.
+    pub disabled: Option<EmailDisabled>,
+}
+
+impl std::fmt::Debug for Email {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Email")
+            .field("confirmed", &self.confirmed)
+            .field("disabled", &self.disabled)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A digest that is due, claimed by this process until its lease ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueDigest {
+    /// Whose.
+    pub user: UserId,
+    /// Where it goes: confirmed and not disabled.
+    pub email: Email,
+    /// With them, when it comes.
+    pub preferences: Preferences,
+    /// When it was due, in Unix milliseconds: names the period, so that one of a period that was sent and
+    /// not recorded has the same Message-ID when it is sent again.
+    pub due_unix_ms: i64,
+    /// Of the newest message that a digest has told of, to this address; 0 = none has.
+    pub told_unix_ms: i64,
+}
+
+/// What became of a digest that was due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedDigest {
+    /// As it was claimed.
+    pub due: DueDigest,
+    /// When the next one is due; `None` = none is, by the preferences with which it was claimed.
+    pub next_unix_ms: Option<i64>,
+    /// What became of its mail.
+    pub mail: DigestMail,
+}
+
+/// What became of the mail of a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestMail {
+    /// There was none: nothing new was unread, or we could not say it.
+    None,
+    /// It was taken.
+    Taken {
+        /// Of the newest message in it.
+        told_unix_ms: i64,
+    },
+    /// There is no such address: it is disabled.
+    HardBounce,
+    /// Not now, for as long as it was tried: counted.
+    SoftBounce,
 }

@@ -1,21 +1,36 @@
 //! What the notifier keeps: where devices take pushes, what users want, who was told of what, what is to
 //! come later, and how far readers are. Every adapter passes `suite`.
+//!
+//! What is asked for by time comes with the caller's clock. Where the clocks of two processes differ, a claim
+//! ends for one of them earlier by that, and what it stands for may be done twice: a record that comes twice
+//! is pushed once, and a digest that is sent twice has one Message-ID. Leases are minutes, clocks that are
+//! kept in time differ by less.
 
 use async_trait::async_trait;
 pub use runtime::positions::{LogIdentity, PositionAdvance, ReaderId};
 use runtime::{
-    ids::{DeviceId, UserId},
+    ids::{DeviceId, InvalidId, UserId},
     positions::PositionError,
 };
 
 use crate::model::{
-    DeviceSubject, DeviceTarget, Held, Preferences, PreviewDetail, ProviderKind, QuietHours,
-    Subject, Told,
+    DeviceSubject, DeviceTarget, DigestPeriod, DueDigest, Email, EmailDisabled, FinishedDigest,
+    Held, Preferences, PreviewDetail, ProviderKind, QuietHours, Subject, Told,
 };
 
+mod batch;
+mod mail;
+#[cfg(feature = "distributed")]
+pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
+
+/// How long it is remembered that a device was logged out: longer than an access token of its is good, and
+/// than a day of clocks that differ by hours.
+const FORGOTTEN_LIFE_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+/// Rows of that kind that a log-out of others cleans up: more than log-outs come in a batch, mostly.
+const FORGOTTEN_CLEANED_MAX: usize = 256;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +56,12 @@ pub enum StoreError {
     Corrupt(String),
 }
 
+impl From<InvalidId> for StoreError {
+    fn from(error: InvalidId) -> Self {
+        Self::Corrupt(error.to_string())
+    }
+}
+
 impl From<PositionError> for StoreError {
     fn from(error: PositionError) -> Self {
         match error {
@@ -64,6 +85,10 @@ pub struct PreferencesChange {
     pub quiet_hours: Option<QuietHours>,
     /// See [`Preferences`].
     pub time_zone: Option<String>,
+    /// See [`Preferences`].
+    pub digest: Option<DigestPeriod>,
+    /// See [`Preferences`].
+    pub digest_hour: Option<u8>,
 }
 
 impl PreferencesChange {
@@ -77,6 +102,8 @@ impl PreferencesChange {
                 .unwrap_or(before.mentions_pierce_mute),
             quiet_hours: self.quiet_hours.unwrap_or(before.quiet_hours),
             time_zone: self.time_zone.unwrap_or(before.time_zone),
+            digest: self.digest.unwrap_or(before.digest),
+            digest_hour: self.digest_hour.unwrap_or(before.digest_hour),
             version: before.version.saturating_add(1),
         }
     }
@@ -89,6 +116,45 @@ pub enum Updated {
     Changed(Preferences),
     /// They were not at the version named; nothing was changed.
     OtherVersion,
+}
+
+/// An address that is to be confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Whose.
+    pub user: UserId,
+    /// Valid, with its domain in lower case.
+    pub address: String,
+    /// Of the code and the user; the code itself is only in the mail.
+    pub code_hash: [u8; 32],
+    /// In Unix milliseconds.
+    pub now_unix_ms: i64,
+}
+
+/// What became of an address that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EmailGiven {
+    /// A mail with the code is to be sent.
+    ToConfirm,
+    /// It is the user's confirmed address, and not disabled: nothing was changed.
+    AlreadyConfirmed,
+    /// As many mails as may be were sent for this user, or to this address, in the last day: nothing was
+    /// changed. In how many milliseconds another one may be.
+    TooMany {
+        /// In how many milliseconds another one may be sent.
+        retry_after_ms: u64,
+    },
+}
+
+/// What others say of mail to an address that was taken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmailReport {
+    /// No such address.
+    HardBounce,
+    /// Not now. Counts once for each mail that was sent.
+    SoftBounce,
+    /// Called junk.
+    Complaint,
 }
 
 /// What a reader of `offline` has done, in one transaction.
@@ -138,12 +204,14 @@ pub trait Store: Send + Sync + 'static {
     /// Of some users, in the order asked; the default for who has never changed them. One query.
     async fn preferences(&self, users: Vec<UserId>) -> Result<Vec<Preferences>, StoreError>;
 
-    /// Changes what is given, if they are at `if_version` (0 = whatever it is).
+    /// Changes what is given, if they are at `if_version` (0 = whatever it is). If the change moves digests,
+    /// the next one is due at `next_digest_unix_ms(changed)`.
     async fn update_preferences(
         &self,
         user: UserId,
         change: PreferencesChange,
         if_version: u64,
+        next_digest_unix_ms: NextDigest,
     ) -> Result<Updated, StoreError>;
 
     // --- who was told of what ------------------------------------------------------------------------------
@@ -156,8 +224,9 @@ pub trait Store: Send + Sync + 'static {
     /// everything below it is kept.
     async fn settle(&self, settled: Settled, now_unix_ms: i64) -> Result<(), StoreError>;
 
-    /// Forgets who was told of what before this and not since, at most `limit`, and answers how many it forgot: records
-    /// older than the log keeps do not come again.
+    /// Forgets who was told of what before this and not since, at most `limit`, the oldest first, and answers
+    /// how many it forgot: records older than the log keeps do not come again. What was told several times
+    /// may be forgotten an hour later than it could be.
     async fn forget_told(&self, before_unix_ms: i64, limit: usize) -> Result<usize, StoreError>;
 
     // --- what is to come later -------------------------------------------------------------------------------
@@ -179,6 +248,59 @@ pub trait Store: Send + Sync + 'static {
         lease_until_unix_ms: i64,
     ) -> Result<(), StoreError>;
 
+    // --- mail --------------------------------------------------------------------------------------------------
+
+    /// An address of a user, to be confirmed by the code. Replaces what was there before, unless it is the
+    /// same, confirmed and not disabled. Counts the mails of a day for the user and for the address.
+    async fn give_email(&self, confirmation: Confirmation) -> Result<EmailGiven, StoreError>;
+
+    /// The code was shown: the address is confirmed and not disabled, and the next digest is due at
+    /// `next_digest_unix_ms` of the user's preferences. `None`: not the code, too old, tried too often, or
+    /// there is none to confirm; a wrong one counts.
+    async fn confirm_email(
+        &self,
+        user: UserId,
+        code_hash: [u8; 32],
+        now_unix_ms: i64,
+        next_digest_unix_ms: NextDigest,
+    ) -> Result<Option<Email>, StoreError>;
+
+    /// The address of a user.
+    async fn email(&self, user: UserId) -> Result<Option<Email>, StoreError>;
+
+    /// Nothing to do if there is none.
+    async fn remove_email(&self, user: UserId) -> Result<(), StoreError>;
+
+    /// What mail to addresses of users met, by user: ignored unless it is still the user's address. Answers
+    /// how many were disabled by it.
+    async fn report_emails(
+        &self,
+        reports: Vec<(UserId, String, EmailReport)>,
+    ) -> Result<usize, StoreError>;
+
+    /// The users of an address, at most `limit`: several may have the same one.
+    async fn users_of_email(
+        &self,
+        address: String,
+        limit: usize,
+    ) -> Result<Vec<UserId>, StoreError>;
+
+    // --- digests -------------------------------------------------------------------------------------------------
+
+    /// Digests that are due, the earliest first, at most `limit`: of users with a confirmed address that is
+    /// not disabled, and who want them. Each is claimed until `lease_until_unix_ms`: nobody else gets it
+    /// before.
+    async fn claim_digests(
+        &self,
+        now_unix_ms: i64,
+        lease_until_unix_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<DueDigest>, StoreError>;
+
+    /// What became of its mail is kept, if it is still the user's address; and the next digest is due at its
+    /// time, unless the period is not the one that is due: it was finished before, or moved.
+    async fn finish_digest(&self, finished: FinishedDigest) -> Result<(), StoreError>;
+
     // --- positions -------------------------------------------------------------------------------------------------
 
     /// Claims the reader for this log and answers its position: the offset of the first record that is not
@@ -191,4 +313,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes everything answered before survive a loss of power, and answers then.
     async fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// When the next digest of a user with these preferences is due, in Unix milliseconds; `None` = never. A
+/// function, because a store knows what the preferences are only in the transaction that changes them.
+pub type NextDigest = std::sync::Arc<dyn Fn(&Preferences) -> Option<i64> + Send + Sync>;
+
+impl EmailReport {
+    /// Why the address is disabled at once by it.
+    pub const fn disables(self) -> Option<EmailDisabled> {
+        match self {
+            Self::HardBounce => Some(EmailDisabled::Bounced),
+            Self::Complaint => Some(EmailDisabled::Complained),
+            Self::SoftBounce => None,
+        }
+    }
 }

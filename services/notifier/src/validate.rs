@@ -4,7 +4,7 @@ use proto::{error::v1::ErrorReason, notifier::v1 as pb};
 use runtime::status::ApiError;
 
 use crate::{
-    model::{Preferences, PreviewDetail, QuietHours, Target},
+    model::{DigestPeriod, Email, EmailDisabled, Preferences, PreviewDetail, QuietHours, Target},
     providers::{Providers, fcm::Fcm},
     quiet::is_time_zone,
     store::PreferencesChange,
@@ -12,6 +12,8 @@ use crate::{
 
 /// Minutes of a day.
 const MINUTES: u32 = 24 * 60;
+/// Hours of a day.
+const HOURS: u8 = 24;
 /// The longest name of a time zone has 32 bytes.
 const TIME_ZONE_BYTES_MAX: usize = 64;
 
@@ -78,6 +80,21 @@ pub(crate) fn preferences_change(
             ));
         }
     };
+    let digest = match request.digest.map(pb::DigestPeriod::try_from) {
+        None => None,
+        Some(Ok(pb::DigestPeriod::Off)) => Some(DigestPeriod::Off),
+        Some(Ok(pb::DigestPeriod::Hourly)) => Some(DigestPeriod::Hourly),
+        Some(Ok(pb::DigestPeriod::Daily)) => Some(DigestPeriod::Daily),
+        Some(Ok(pb::DigestPeriod::Weekly)) => Some(DigestPeriod::Weekly),
+        Some(Ok(pb::DigestPeriod::Unspecified) | Err(_)) => {
+            return Err(out_of_range("digest", "one of the values of DigestPeriod"));
+        }
+    };
+    let digest_hour = match request.digest_hour.map(u8::try_from) {
+        None => None,
+        Some(Ok(hour)) if hour < HOURS => Some(hour),
+        Some(_) => return Err(out_of_range("digest_hour", "0 to 23")),
+    };
     if let Some(zone) = &request.time_zone
         && (zone.len() > TIME_ZONE_BYTES_MAX || !is_time_zone(zone))
     {
@@ -90,6 +107,8 @@ pub(crate) fn preferences_change(
         mentions_pierce_mute: request.mentions_pierce_mute,
         quiet_hours: request.quiet_hours.map(quiet_hours).transpose()?,
         time_zone: request.time_zone,
+        digest,
+        digest_hour,
     })
 }
 
@@ -112,6 +131,12 @@ pub(crate) fn preferences_pb(preferences: &Preferences) -> pb::Preferences {
         PreviewDetail::NameOnly => pb::PreviewDetail::NameOnly,
         PreviewDetail::Nothing => pb::PreviewDetail::Nothing,
     };
+    let digest = match preferences.digest {
+        DigestPeriod::Off => pb::DigestPeriod::Off,
+        DigestPeriod::Hourly => pb::DigestPeriod::Hourly,
+        DigestPeriod::Daily => pb::DigestPeriod::Daily,
+        DigestPeriod::Weekly => pb::DigestPeriod::Weekly,
+    };
     pb::Preferences {
         push: preferences.push,
         preview: preview.into(),
@@ -123,6 +148,22 @@ pub(crate) fn preferences_pb(preferences: &Preferences) -> pb::Preferences {
         }),
         time_zone: preferences.time_zone.clone(),
         version: preferences.version,
+        digest: digest.into(),
+        digest_hour: preferences.digest_hour.into(),
+    }
+}
+
+/// As the contract has it.
+pub(crate) fn email_pb(email: Email) -> pb::EmailAddress {
+    let disabled = match email.disabled {
+        None => pb::EmailDisabled::Unspecified,
+        Some(EmailDisabled::Bounced) => pb::EmailDisabled::Bounced,
+        Some(EmailDisabled::Complained) => pb::EmailDisabled::Complained,
+    };
+    pb::EmailAddress {
+        address: email.address,
+        confirmed: email.confirmed,
+        disabled: disabled.into(),
     }
 }
 
@@ -172,6 +213,20 @@ mod tests {
                     ..Request::default()
                 },
                 "time_zone",
+            ),
+            (
+                Request {
+                    digest: Some(0),
+                    ..Request::default()
+                },
+                "digest",
+            ),
+            (
+                Request {
+                    digest_hour: Some(24),
+                    ..Request::default()
+                },
+                "digest_hour",
             ),
             (quiet(1_440, 0), "quiet_hours.from_minute"),
             (quiet(0, 70_000), "quiet_hours.to_minute"),

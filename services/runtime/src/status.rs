@@ -122,7 +122,8 @@ pub fn code_of(reason: ErrorReason) -> Code {
         | R::MemberNotFound
         | R::JoinRequestNotFound
         | R::BlobNotFound
-        | R::UploadNotFound => Code::NotFound,
+        | R::UploadNotFound
+        | R::ConfirmationInvalid => Code::NotFound,
         R::UsernameTaken | R::RequestIdReused => Code::AlreadyExists,
         R::TooManyDevices
         | R::LimitReached

@@ -31,6 +31,18 @@ pub(crate) enum NotificationCommand {
     },
     /// Take none on this device
     Remove,
+    /// Have digests of what is unread sent to this address; a mail with a code goes there first
+    Email {
+        /// Such as ann@example.org
+        address: String,
+    },
+    /// Show the code of that mail
+    Confirm {
+        /// Six digits
+        code: String,
+    },
+    /// Have no mail sent any more
+    NoEmail,
 }
 
 /// What is not named stays.
@@ -55,6 +67,25 @@ pub(crate) struct NotificationSettings {
     /// The zone of those times, such as Europe/Berlin
     #[arg(long, value_name = "ZONE")]
     pub(crate) time_zone: Option<String>,
+    /// How often an e-mail comes of what is unread
+    #[arg(long)]
+    pub(crate) digest: Option<Digest>,
+    /// The hour of a daily or weekly one, in that zone
+    #[arg(long, value_name = "HOUR", value_parser = clap::value_parser!(u32).range(0..24))]
+    pub(crate) digest_hour: Option<u32>,
+}
+
+/// How often a digest comes.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Digest {
+    /// Never
+    Off,
+    /// At each full hour
+    Hourly,
+    /// Once a day
+    Daily,
+    /// On Mondays
+    Weekly,
 }
 
 /// What a push shows.

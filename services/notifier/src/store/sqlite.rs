@@ -7,27 +7,29 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use runtime::{
-    ids::{ConversationId, DeviceId, InvalidId, UserId},
+    ids::{DeviceId, UserId},
     positions,
-    sqlite::{Database, M, Migrations, SqliteError},
+    sqlite::{Database, M, Migrations},
 };
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    LogIdentity, PositionAdvance, PreferencesChange, ReaderId, Settled, Store, StoreError, Updated,
+    Confirmation, EmailGiven, EmailReport, FORGOTTEN_CLEANED_MAX, FORGOTTEN_LIFE_MS, LogIdentity,
+    NextDigest, PositionAdvance, PreferencesChange, ReaderId, Settled, Store, StoreError, Updated,
+    batch,
 };
 use crate::{
     limits::TARGETS_PER_USER_MAX,
     model::{
-        DeviceSubject, DeviceTarget, Held, Preferences, PreviewDetail, ProviderKind, QuietHours,
-        Subject, Target, Told,
+        DeviceSubject, DeviceTarget, DueDigest, Email, FinishedDigest, Held, Preferences,
+        ProviderKind, Subject, Target, Told,
     },
 };
 
-/// How long it is remembered that a device was logged out: longer than an access token of its is good.
-const FORGOTTEN_LIFE_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
-/// Rows of that kind that a log-out of others cleans up.
-const FORGOTTEN_CLEANED_MAX: i64 = 256;
+mod mail;
+mod rows;
+
+use rows::{device_target, from_column, held, preferences, to_column, to_limit};
 
 const IS_FORGOTTEN: &str = "SELECT 1 FROM forgotten_devices WHERE user_id = ?1 AND device_id = ?2";
 
@@ -56,13 +58,13 @@ const CLEAN_FORGOTTEN: &str = "DELETE FROM forgotten_devices WHERE (user_id, dev
     ORDER BY since_unix_ms LIMIT ?2)";
 
 const PREFERENCES: &str = "SELECT push, preview, mentions_pierce_mute, quiet, quiet_from_minute,
-        quiet_to_minute, time_zone, version
+        quiet_to_minute, time_zone, version, digest, digest_hour
     FROM preferences WHERE user_id = ?1";
 
 const PUT_PREFERENCES: &str = "INSERT OR REPLACE INTO preferences
     (user_id, push, preview, mentions_pierce_mute, quiet, quiet_from_minute, quiet_to_minute,
-        time_zone, version)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        time_zone, version, digest, digest_hour)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
 const TOLD: &str = "SELECT seq, read_seq FROM told
     WHERE user_id = ?1 AND device_id = ?2 AND conversation_id = ?3";
@@ -92,7 +94,8 @@ const HOLD: &str = "INSERT INTO held
         claimed_until_unix_ms = 0";
 
 const DUE: &str = "SELECT user_id, conversation_id, seq, due_unix_ms, payload FROM held
-    WHERE due_unix_ms <= ?1 AND claimed_until_unix_ms <= ?1 ORDER BY due_unix_ms LIMIT ?2";
+    WHERE max(due_unix_ms, claimed_until_unix_ms) <= ?1
+    ORDER BY max(due_unix_ms, claimed_until_unix_ms) LIMIT ?2";
 
 const CLAIM: &str = "UPDATE held SET claimed_until_unix_ms = ?3
     WHERE user_id = ?1 AND conversation_id = ?2";
@@ -117,41 +120,6 @@ const SEARCHES: &[&str] = &[
     FORGET_HELD,
 ];
 
-impl From<SqliteError> for StoreError {
-    fn from(error: SqliteError) -> Self {
-        Self::Unavailable(error.to_string())
-    }
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        SqliteError::from(error).into()
-    }
-}
-
-impl From<InvalidId> for StoreError {
-    fn from(error: InvalidId) -> Self {
-        Self::Corrupt(error.to_string())
-    }
-}
-
-fn to_column(number: u64) -> Result<i64, StoreError> {
-    i64::try_from(number)
-        .map_err(|_| StoreError::Corrupt(format!("{number} is more than the store can hold")))
-}
-
-fn from_column(number: i64) -> Result<u64, StoreError> {
-    u64::try_from(number).map_err(|_| corrupt("a number below zero"))
-}
-
-fn corrupt(what: &str) -> StoreError {
-    StoreError::Corrupt(what.to_owned())
-}
-
-fn to_limit(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
 /// The store in one SQLite file.
 pub struct SqliteStore {
     database: Database,
@@ -160,7 +128,10 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens or makes the file.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let steps = [include_str!("../../migrations/sqlite/0001_initial.sql")];
+        let steps = [
+            include_str!("../../migrations/sqlite/0001_initial.sql"),
+            include_str!("../../migrations/sqlite/0002_mail.sql"),
+        ];
         let migrations = Migrations::new(steps.into_iter().map(M::up).collect());
         let database = Database::open(path, &migrations)?;
         Ok(Self { database })
@@ -245,10 +216,8 @@ impl Store for SqliteStore {
                 let row = params![user, device, now_unix_ms];
                 tx.prepare_cached(FORGET_DEVICE)?.execute(row)?;
             }
-            let old = params![
-                now_unix_ms.saturating_sub(FORGOTTEN_LIFE_MS),
-                FORGOTTEN_CLEANED_MAX
-            ];
+            let before_unix_ms = now_unix_ms.saturating_sub(FORGOTTEN_LIFE_MS);
+            let old = params![before_unix_ms, to_limit(FORGOTTEN_CLEANED_MAX)];
             tx.prepare_cached(CLEAN_FORGOTTEN)?.execute(old)?;
             positions::sqlite::save(tx, &advance)
         };
@@ -265,13 +234,14 @@ impl Store for SqliteStore {
         user: UserId,
         change: PreferencesChange,
         if_version: u64,
+        next_digest_unix_ms: NextDigest,
     ) -> Result<Updated, StoreError> {
         let work = move |tx: &Connection| {
             let before = preferences(tx, user)?;
             if if_version != 0 && if_version != before.version {
                 return Ok(Updated::OtherVersion);
             }
-            let after = change.applied_to(before);
+            let after = change.applied_to(before.clone());
             let quiet = after.quiet_hours;
             tx.prepare_cached(PUT_PREFERENCES)?.execute(params![
                 user.as_bytes(),
@@ -283,7 +253,10 @@ impl Store for SqliteStore {
                 quiet.to_minute,
                 after.time_zone,
                 to_column(after.version)?,
+                after.digest as u8,
+                after.digest_hour,
             ])?;
+            mail::move_digest(tx, user, &before, &after, &next_digest_unix_ms)?;
             Ok::<_, StoreError>(Updated::Changed(after))
         };
         self.database.write(work).await
@@ -316,21 +289,21 @@ impl Store for SqliteStore {
     async fn settle(&self, settled: Settled, now_unix_ms: i64) -> Result<(), StoreError> {
         let work = move |tx: &Connection| {
             let mut tell = tx.prepare_cached(TELL)?;
-            for (DeviceSubject { subject, device }, told) in &settled.told {
+            for ((user, device, conversation), told) in batch::told(settled.told) {
                 tell.execute(params![
-                    subject.user.as_bytes(),
+                    user.as_bytes(),
                     device.as_bytes(),
-                    subject.conversation.as_bytes(),
+                    conversation.as_bytes(),
                     to_column(told.seq)?,
                     to_column(told.read_seq)?,
                     now_unix_ms,
                 ])?;
             }
             let mut hold = tx.prepare_cached(HOLD)?;
-            for held in &settled.held {
+            for ((user, conversation), held) in batch::held(settled.held) {
                 hold.execute(params![
-                    held.subject.user.as_bytes(),
-                    held.subject.conversation.as_bytes(),
+                    user.as_bytes(),
+                    conversation.as_bytes(),
                     to_column(held.seq)?,
                     held.due_unix_ms,
                     held.payload.as_ref(),
@@ -379,6 +352,7 @@ impl Store for SqliteStore {
                     lease_until_unix_ms
                 ])?;
             }
+            due.sort_by_key(|held| held.due_unix_ms);
             Ok::<_, StoreError>(due)
         };
         self.database.write(work).await
@@ -403,6 +377,70 @@ impl Store for SqliteStore {
         self.database.write(work).await
     }
 
+    async fn give_email(&self, confirmation: Confirmation) -> Result<EmailGiven, StoreError> {
+        let work = move |tx: &Connection| mail::give(tx, &confirmation);
+        self.database.write(work).await
+    }
+
+    async fn confirm_email(
+        &self,
+        user: UserId,
+        code_hash: [u8; 32],
+        now_unix_ms: i64,
+        next_digest_unix_ms: NextDigest,
+    ) -> Result<Option<Email>, StoreError> {
+        let work = move |tx: &Connection| {
+            mail::confirm(tx, user, &code_hash, now_unix_ms, &next_digest_unix_ms)
+        };
+        self.database.write(work).await
+    }
+
+    async fn email(&self, user: UserId) -> Result<Option<Email>, StoreError> {
+        let read = move |c: &Connection| Ok(mail::row(c, user)?.map(|row| row.email));
+        self.database.read(read).await
+    }
+
+    async fn remove_email(&self, user: UserId) -> Result<(), StoreError> {
+        let work = move |tx: &Connection| {
+            tx.prepare_cached(mail::REMOVE)?
+                .execute([user.as_bytes()])?;
+            Ok::<_, StoreError>(())
+        };
+        self.database.write(work).await
+    }
+
+    async fn report_emails(
+        &self,
+        reports: Vec<(UserId, String, EmailReport)>,
+    ) -> Result<usize, StoreError> {
+        let work = move |tx: &Connection| mail::report(tx, &reports);
+        self.database.write(work).await
+    }
+
+    async fn users_of_email(
+        &self,
+        address: String,
+        limit: usize,
+    ) -> Result<Vec<UserId>, StoreError> {
+        let read = move |c: &Connection| mail::users(c, &address, limit);
+        self.database.read(read).await
+    }
+
+    async fn claim_digests(
+        &self,
+        now_unix_ms: i64,
+        lease_until_unix_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<DueDigest>, StoreError> {
+        let work = move |tx: &Connection| mail::claim(tx, now_unix_ms, lease_until_unix_ms, limit);
+        self.database.write(work).await
+    }
+
+    async fn finish_digest(&self, finished: FinishedDigest) -> Result<(), StoreError> {
+        let work = move |tx: &Connection| mail::finish(tx, &finished);
+        self.database.write(work).await
+    }
+
     async fn open_reader(&self, reader: ReaderId, log: LogIdentity) -> Result<u64, StoreError> {
         let work = move |tx: &Connection| positions::sqlite::open(tx, &reader, &log);
         self.database.write::<_, StoreError, _>(work).await
@@ -416,70 +454,6 @@ impl Store for SqliteStore {
     async fn sync(&self) -> Result<(), StoreError> {
         Ok(self.database.sync().await?)
     }
-}
-
-fn device_target(user: UserId, row: &Row<'_>) -> Result<DeviceTarget, StoreError> {
-    let device = DeviceId::from_slice(row.get_ref(0)?.as_blob().map_err(|_| corrupt("a device"))?)?;
-    let kind = ProviderKind::from_number(row.get(1)?).ok_or_else(|| corrupt("a provider"))?;
-    let token: String = row.get(2)?;
-    let target = match kind {
-        ProviderKind::Apns => Target::Apns {
-            device_token: token,
-            topic: row.get(3)?,
-            sandbox: row.get(4)?,
-        },
-        ProviderKind::Fcm => Target::Fcm {
-            registration_token: token,
-        },
-        ProviderKind::WebPush => {
-            let key: Vec<u8> = row.get(5)?;
-            let auth: Vec<u8> = row.get(6)?;
-            Target::WebPush {
-                endpoint: token,
-                p256dh: Box::new(key.try_into().map_err(|_| corrupt("a browser's key"))?),
-                auth: auth.try_into().map_err(|_| corrupt("a browser's secret"))?,
-            }
-        }
-    };
-    Ok(DeviceTarget {
-        user,
-        device,
-        target,
-    })
-}
-
-fn preferences(c: &Connection, user: UserId) -> Result<Preferences, StoreError> {
-    let mut select = c.prepare_cached(PREFERENCES)?;
-    let mut rows = select.query([user.as_bytes()])?;
-    let Some(row) = rows.next()? else {
-        return Ok(Preferences::default());
-    };
-    let preview = PreviewDetail::from_number(row.get(1)?).ok_or_else(|| corrupt("a preview"))?;
-    Ok(Preferences {
-        push: row.get(0)?,
-        preview,
-        mentions_pierce_mute: row.get(2)?,
-        quiet_hours: QuietHours {
-            on: row.get(3)?,
-            from_minute: row.get(4)?,
-            to_minute: row.get(5)?,
-        },
-        time_zone: row.get(6)?,
-        version: from_column(row.get(7)?)?,
-    })
-}
-
-fn held(row: &Row<'_>) -> Result<Held, StoreError> {
-    let blob = |at| row.get::<_, Vec<u8>>(at);
-    Ok(Held {
-        subject: Subject {
-            user: UserId::from_slice(&blob(0)?)?,
-            conversation: ConversationId::from_slice(&blob(1)?)?,
-        },
-        seq: from_column(row.get(2)?)?,
-        due_unix_ms: row.get(3)?,
-        payload: blob(4)?.into(),
-    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,3 @@
+//! E-mail of what is unread.
+
+pub(crate) mod schedule;
