@@ -17,7 +17,6 @@ use blob::{
         s3::{S3Config, S3Objects},
     },
     store::postgres::PostgresStore,
-    urls,
 };
 use event_log::{
     EventLog,
@@ -32,6 +31,7 @@ use runtime::{
     process::{
         HEALTH_INTERVAL, Listening, NotThere, ProcessConfig, STOP_DEADLINE, user_keys, wait_for,
     },
+    secret,
     server::ServerConfig,
     shutdown::{CancellationToken, Tasks},
 };
@@ -114,7 +114,7 @@ pub(crate) async fn run(settings: Settings, stop: CancellationToken) -> anyhow::
     let clock = Arc::new(SystemClock);
     // Wrong settings end the process before it waits for others.
     let service_key = settings.server.service_key()?;
-    let url_secret = urls::load_secret(&settings.url_secret_file)
+    let url_secret = secret::load(&settings.url_secret_file)
         .map_err(|error| ConfigError::setting("url_secret_file", &error))?;
     let place = settings.objects.place()?;
     check(&settings.blob)?;

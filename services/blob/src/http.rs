@@ -16,7 +16,6 @@ use crate::{Service, urls::BLOBS_PATH};
 
 mod download;
 mod ranges;
-pub(crate) mod server;
 mod upload;
 
 /// Where uploads are.

@@ -14,7 +14,9 @@ use proto::blob::v1::{
 use runtime::{
     auth::{Access, KeyPair, ReceiptSigner, ReceiptVerifier, Verifier},
     clock::Clock,
+    http1,
     ids::UserId,
+    secret::Secret,
     server::REQUEST_BYTES_MAX,
     shutdown::{CancellationToken, Tasks},
     status::ApiError,
@@ -36,7 +38,7 @@ pub mod removal;
 mod sign;
 pub mod store;
 mod upload;
-pub mod urls;
+mod urls;
 
 pub use config::Config;
 
@@ -70,7 +72,7 @@ pub struct Deps {
     /// Signs receipts: the key of the services.
     pub service_key: KeyPair,
     /// Signs URLs; the same in all replicas.
-    pub url_secret: [u8; urls::SECRET_BYTES],
+    pub url_secret: Secret,
     /// The messaging service, called with the tokens of users.
     pub messaging: Channel,
     /// Runs readers, removal and the HTTP listener.
@@ -200,13 +202,12 @@ impl Blobs {
         let _ = self.service.public_url.set(format!("http://{address}"));
         let http = Http::new(self.service.clone());
         let connections_max = self.service.config.http_connections_max;
-        let serving =
-            crate::http::server::serve(listener, http, connections_max, tasks.stop_token());
-        tasks.spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the HTTP listener ended");
-            }
-        });
+        tasks.spawn(http1::serve(
+            listener,
+            http,
+            connections_max,
+            tasks.stop_token(),
+        ));
         Ok(())
     }
 

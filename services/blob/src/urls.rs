@@ -1,72 +1,30 @@
 //! Signed URLs: whoever has one may download until it expires, also a CDN for everybody.
 
-use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    time::Duration,
-};
+use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
-use runtime::ids::BlobId;
+use runtime::{ids::BlobId, secret::Secret};
 use sha2::Sha256;
 
 use crate::model::{MediaType, Variant};
 
 /// Where blobs are, on the HTTP listener.
 pub(crate) const BLOBS_PATH: &str = "/v1/blobs/";
-/// Bytes of the secret that URLs are signed with.
-pub const SECRET_BYTES: usize = 32;
-
-/// The secret in a file: exactly [`SECRET_BYTES`] bytes.
-pub fn load_secret(path: &Path) -> io::Result<[u8; SECRET_BYTES]> {
-    let bytes = fs::read(path)?;
-    <[u8; SECRET_BYTES]>::try_from(bytes).map_err(|_| {
-        let message = format!("{} must have {SECRET_BYTES} bytes", path.display());
-        io::Error::new(io::ErrorKind::InvalidData, message)
-    })
-}
-
-/// The same of a file that is made with a new secret, readable by its owner only, if it is not there.
-pub fn load_or_create_secret(path: &Path) -> io::Result<[u8; SECRET_BYTES]> {
-    match load_secret(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        loaded => return loaded,
-    }
-    // Beside it, and linked into place: it is there whole, or not at all.
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(&rand::random::<[u8; SECRET_BYTES]>())?;
-    file.sync_all()?;
-    match fs::hard_link(&temporary, path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    fs::remove_file(&temporary)?;
-    load_secret(path)
-}
-
 /// Signs and checks URLs. All processes of the service have the same secret.
 #[derive(Clone)]
-pub struct UrlSigner {
+pub(crate) struct UrlSigner {
     mac: Hmac<Sha256>,
     life_s: i64,
 }
 
 impl UrlSigner {
     /// URLs are good for `life` at least, and for twice that at most.
-    pub fn new(secret: &[u8; SECRET_BYTES], life: Duration) -> Self {
+    pub(crate) fn new(secret: &Secret, life: Duration) -> Self {
         let life_s = i64::try_from(life.as_secs()).unwrap_or(i64::MAX / 4).max(1);
         // A key of HMAC is a block of its hash, filled up with zeros.
         let mut block = [0; 64];
-        block[..SECRET_BYTES].copy_from_slice(secret);
+        block[..secret.len()].copy_from_slice(secret);
         let mac = <Hmac<Sha256> as KeyInit>::new(&block.into());
         Self { mac, life_s }
     }
@@ -168,23 +126,10 @@ fn parse_path(path: &str) -> Option<(BlobId, Variant)> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_secret_is_made_once_and_kept_for_its_owner() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("urls.secret");
-        let made = load_or_create_secret(&path).unwrap();
-        assert_eq!(load_or_create_secret(&path).unwrap(), made);
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        fs::write(&path, "short").unwrap();
-        assert!(load_or_create_secret(&path).is_err());
-    }
-
     const HOUR_MS: i64 = 3_600_000;
 
     fn signer() -> UrlSigner {
-        UrlSigner::new(&[7; SECRET_BYTES], Duration::from_secs(3_600))
+        UrlSigner::new(&[7; 32], Duration::from_secs(3_600))
     }
 
     #[test]
@@ -223,7 +168,7 @@ mod tests {
             let checked = signer.check(&path, &query, HOUR_MS);
             assert_eq!(checked, Err(UrlError::Unsigned), "{path}?{query}");
         }
-        let another = UrlSigner::new(&[8; SECRET_BYTES], Duration::from_secs(3_600));
+        let another = UrlSigner::new(&[8; 32], Duration::from_secs(3_600));
         let checked = another.check(path, query, HOUR_MS);
         assert_eq!(checked, Err(UrlError::Unsigned));
         for path in ["/", "/v1/blobs/x/small.jpg", "/v1/blobs/../../etc/passwd"] {

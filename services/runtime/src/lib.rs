@@ -6,6 +6,7 @@ pub mod clock;
 #[cfg(feature = "distributed")]
 pub mod config;
 pub mod gateway;
+pub mod http1;
 pub mod ids;
 pub mod page_token;
 pub mod positions;
@@ -13,6 +14,7 @@ pub mod positions;
 pub mod postgres;
 #[cfg(feature = "distributed")]
 pub mod process;
+pub mod secret;
 pub mod serde_ms;
 pub mod server;
 pub mod shards;

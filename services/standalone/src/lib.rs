@@ -20,6 +20,7 @@ use runtime::{
     auth::{Access, AuthLayer, KeyPair, ReceiptVerifier, ServiceIdentity, Verifier},
     channel,
     clock::{Clock, SystemClock},
+    secret,
     server::{self, ServerConfig},
     shutdown::Tasks,
 };
@@ -229,7 +230,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             log: log.clone(),
             clock: config.clock.clone(),
             verifier: verifier.clone(),
-            url_secret: blob::urls::load_or_create_secret(&data.join("keys/urls.secret"))?,
+            url_secret: secret::load_or_create(&data.join("keys/urls.secret"))?,
             service_key: service_key.clone(),
             messaging: connector.channel(),
             tasks: services.clone(),

@@ -27,7 +27,6 @@ use crate::{
     objects::s3::{S3Config, S3Objects},
     references::{REFERENCES_GROUP, USERS_GROUP},
     store::postgres::PostgresStore,
-    urls,
 };
 
 /// Bytes of one message of an upload.
@@ -84,7 +83,7 @@ impl World {
                 verifier: Verifier::new(clock.clone(), key.public()),
                 clock,
                 service_key: key.clone(),
-                url_secret: [7; urls::SECRET_BYTES],
+                url_secret: [7; 32],
                 messaging: channel::replicas(Vec::new()),
                 tasks: tasks.clone(),
             };

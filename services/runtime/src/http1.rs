@@ -1,16 +1,20 @@
-//! The HTTP listener: HTTP/1.1, bounded in connections and in patience. Browsers and a CDN before it speak
-//! newer versions to each other.
+//! A listener for browsers and what stands before servers: HTTP/1.1, bounded in connections and in patience.
+//! Newer versions are spoken by whoever ends TLS before it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::Service,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use runtime::shutdown::CancellationToken;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::task::TaskTracker;
 
-use super::Http;
+use crate::shutdown::CancellationToken;
 
 /// Pause after a failed accept, such as one without a free file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -25,12 +29,21 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Serves until `stop`, then lets what is open end.
-pub(crate) async fn serve(
+pub async fn serve<S, B>(
     listener: TcpListener,
-    http: Http,
+    service: S,
     connections_max: usize,
     stop: CancellationToken,
-) -> io::Result<()> {
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let permits = Arc::new(Semaphore::new(connections_max));
     let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
     let mut builder = http1::Builder::new();
@@ -57,7 +70,7 @@ pub(crate) async fn serve(
         let mut stream = TimeoutStream::new(stream);
         stream.set_read_timeout(Some(STALLED_TIMEOUT));
         stream.set_write_timeout(Some(STALLED_TIMEOUT));
-        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), http.clone());
+        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
         let (stop, cut) = (stop.clone(), cut.clone());
         connections.spawn(async move {
             let _permit = permit;
@@ -83,5 +96,4 @@ pub(crate) async fn serve(
         cut.cancel();
         connections.wait().await;
     }
-    Ok(())
 }
