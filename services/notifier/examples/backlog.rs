@@ -291,6 +291,7 @@ async fn main() -> Result<(), Failure> {
             messaging: identity.on(connector.channel()),
             profile: identity.on(connector.channel()),
             groups: identity.on(connector.channel()),
+            mail_secret: [7; 32],
             tasks: tasks.clone(),
         },
     )

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
-use crate::providers;
+use crate::{post, providers};
 
 /// The settings of the service. What is left out has its default, and a key that is not here is an error.
 #[derive(Debug, Clone, Deserialize)]
@@ -12,7 +12,9 @@ use crate::providers;
 pub struct Config {
     /// Who delivers pushes. Nobody is pushed to by a provider that is left out.
     pub providers: providers::Config,
-    /// What a notification is headed with whose user wants no names in it.
+    /// How mail is sent. Nobody gets any if it is left out.
+    pub mail: Option<post::Config>,
+    /// What a notification is headed with whose user wants no names in it, and what mail calls the app.
     pub app_name: String,
     /// One sender causes one notification for one recipient in this time, sustained; what he writes
     /// meanwhile is counted in the next one.
@@ -31,6 +33,7 @@ impl Default for Config {
         let number = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         Self {
             providers: providers::Config::default(),
+            mail: None,
             app_name: "Messenger".to_owned(),
             sender_interval: Duration::from_secs(3),
             sender_burst: number(10),

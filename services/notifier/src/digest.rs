@@ -1,3 +1,267 @@
-//! E-mail of what is unread.
+//! E-mail of what is unread. A digest is due once a period, is claimed by one process at a time, and is over when the
+//! store knows what became of its mail. Between the mail server's answer and the store's, a crash makes a mail come
+//! twice, with the same Message-ID. That window is the only one.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use proto::messaging::v1::{
+    ListUnreadRequest, UnreadConversation, UnreadMessage, inbox_service_client::InboxServiceClient,
+};
+use runtime::{
+    auth::ServiceChannel,
+    clock::Clock,
+    ids::{ConversationId, GroupId, UserId},
+    shutdown::{CancellationToken, Tasks},
+    status::ApiError,
+};
+
+use crate::{
+    mail::{Digest, DigestConversation, DigestLine, SendOutcome},
+    model::{DigestMail, DueDigest, FinishedDigest, PreviewDetail},
+    names::{Names, within},
+    post::Post,
+    quiet::zone,
+    store::Store,
+    words,
+};
 
 pub(crate) mod schedule;
+
+/// How often it is looked for what is due. A digest is a matter of minutes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long a digest is left alone by other processes: far longer than one may take to be sent. One that could not
+/// be sent is tried again after it, as mail servers that put strangers off want it.
+const LEASE_MS: i64 = 5 * 60 * 1_000;
+/// Digests claimed at a time: they are all sent within the lease, also by a server that takes seconds for one.
+const BATCH_MAX: usize = 64;
+/// Digests on their way at the same time.
+const AT_ONCE: usize = 8;
+/// How long before the end of its lease a digest is not begun any more: what a mail server may take for one.
+const LEASE_LEFT_MIN_MS: i64 = 60 * 1_000;
+/// How long after it was due a digest is tried again whose mailbox, or whose server, says "not now". Then the next
+/// period has its turn.
+const PATIENCE_MS: i64 = 4 * 60 * 60 * 1_000;
+/// Conversations that a digest shows, the most recent first.
+const CONVERSATIONS_MAX: u32 = 20;
+/// First and longest pause between tries to keep what became of a mail.
+const KEEP_AGAIN_MIN: Duration = Duration::from_millis(50);
+const KEEP_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// What digests need.
+pub(crate) struct Digests {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) messaging: InboxServiceClient<ServiceChannel>,
+    pub(crate) names: Arc<Names>,
+    pub(crate) post: Arc<Post>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// What a digest says, and how much is told by it.
+struct Told {
+    digest: Digest,
+    newest_unix_ms: i64,
+}
+
+impl Digests {
+    /// Sends what is due, until the tasks are stopped.
+    pub(crate) fn start(self, tasks: &Tasks) {
+        let stop = tasks.stop_token();
+        tasks.spawn(async move {
+            while wait(&stop).await {
+                if self.post.pause().is_some() {
+                    continue;
+                }
+                let now = self.clock.now_unix_ms();
+                while self.send_due(now, &stop).await == BATCH_MAX {}
+            }
+        });
+    }
+
+    /// Sends some of what is due, and answers how many it claimed.
+    async fn send_due(&self, now: i64, stop: &CancellationToken) -> usize {
+        let claimed = self.store.claim_digests(now, now + LEASE_MS, BATCH_MAX);
+        let due = match claimed.await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for digests that are due");
+                return 0;
+            }
+        };
+        let claimed = due.len();
+        stream::iter(due)
+            .for_each_concurrent(AT_ONCE, |due| self.deal_with(due, now + LEASE_MS, stop))
+            .await;
+        claimed
+    }
+
+    /// One digest. What cannot be done now is left to whoever claims it next.
+    async fn deal_with(&self, due: DueDigest, lease_until: i64, stop: &CancellationToken) {
+        let is_late = self.clock.now_unix_ms() > lease_until - LEASE_LEFT_MIN_MS;
+        if is_late || stop.is_cancelled() || self.post.pause().is_some() {
+            return;
+        }
+        let told = match self.tell(&due).await {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::warn!(%error, "cannot find out what a digest is to say, trying again later");
+                return;
+            }
+        };
+        let Some(Told {
+            digest,
+            newest_unix_ms,
+        }) = told
+        else {
+            return self.finish(due, DigestMail::None, stop).await;
+        };
+        let outcome = self.post.send_digest(&due, &digest).await;
+        let now = self.clock.now_unix_ms();
+        let is_late = now.saturating_sub(due.due_unix_ms) >= PATIENCE_MS;
+        let mail = match outcome {
+            SendOutcome::Taken => DigestMail::Taken {
+                told_unix_ms: newest_unix_ms,
+            },
+            SendOutcome::HardBounce => DigestMail::HardBounce,
+            SendOutcome::SoftBounce if is_late => DigestMail::SoftBounce,
+            SendOutcome::Refused if is_late => DigestMail::None,
+            SendOutcome::SoftBounce | SendOutcome::Refused | SendOutcome::Unavailable => return,
+        };
+        self.finish(due, mail, stop).await;
+    }
+
+    /// Keeps what became of it, however long it takes: else it would be sent again.
+    async fn finish(&self, due: DueDigest, mail: DigestMail, stop: &CancellationToken) {
+        let now = self.clock.now_unix_ms();
+        let finished = FinishedDigest {
+            next_unix_ms: schedule::next_digest(&due.preferences, now.max(due.due_unix_ms)),
+            due,
+            mail,
+        };
+        let mut pause = KEEP_AGAIN_MIN;
+        while let Err(error) = self.store.finish_digest(finished.clone()).await {
+            tracing::warn!(%error, "cannot keep what became of a digest, trying again");
+            let sleep = tokio::time::sleep(pause);
+            if stop.run_until_cancelled(sleep).await.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(KEEP_AGAIN_MAX);
+        }
+    }
+
+    /// What is to be said now; `None` if nothing is unread, or nothing that no digest has told of.
+    async fn tell(&self, due: &DueDigest) -> Result<Option<Told>, ApiError> {
+        let request = ListUnreadRequest {
+            user_id: due.user.as_bytes().to_vec(),
+            limit: CONVERSATIONS_MAX,
+        };
+        let mut messaging = self.messaging.clone();
+        let answer = within(messaging.list_unread(request)).await?;
+        let unread = answer.unread.unwrap_or_default();
+        let told_of = |of: &UnreadConversation| !of.gone && !of.muted && of.unread_count > 0;
+        let unread: Vec<_> = unread.conversations.into_iter().filter(told_of).collect();
+        let newest = unread.iter().filter_map(|of| of.newest.as_ref());
+        let newest_unix_ms = newest
+            .map(|message| message.time_unix_ms)
+            .max()
+            .unwrap_or(0);
+        if newest_unix_ms <= due.told_unix_ms {
+            return Ok(None);
+        }
+        let detail = due.preferences.preview;
+        let mut conversations = Vec::with_capacity(unread.len());
+        let named = self.named(due.user, &unread, detail).await?;
+        let zone = zone(&due.preferences);
+        for (of, (title, sender)) in unread.iter().zip(named) {
+            let line = of.newest.as_ref().map(|message| DigestLine {
+                sender,
+                text: (detail == PreviewDetail::NameAndText).then(|| said(message)),
+                at: Timestamp::from_millisecond(message.time_unix_ms).map_or_else(
+                    |_| String::new(),
+                    |at| {
+                        at.to_zoned_datetime(zone.clone())
+                            .strftime("%a %-d %b, %H:%M")
+                            .to_string()
+                    },
+                ),
+            });
+            conversations.push(DigestConversation {
+                title,
+                unread: of.unread_count,
+                newest: line.filter(|_| detail != PreviewDetail::Nothing),
+            });
+        }
+        let digest = Digest {
+            to: due.email.address.clone(),
+            unread_total: unread.iter().map(|of| of.unread_count).sum(),
+            conversations,
+            more: answer.more,
+            unsubscribe_url: self.post.unsubscribe_url(due),
+            message_id: self.post.digest_id(due),
+            open_url: self.post.config.open_url.clone(),
+        };
+        Ok(Some(Told {
+            digest,
+            newest_unix_ms,
+        }))
+    }
+
+    /// What each conversation is called, and who wrote its newest message, as far as the user wants names.
+    async fn named(
+        &self,
+        user: UserId,
+        unread: &[UnreadConversation],
+        detail: PreviewDetail,
+    ) -> Result<Vec<(Option<String>, Option<String>)>, ApiError> {
+        if detail == PreviewDetail::Nothing {
+            return Ok(vec![(None, None); unread.len()]);
+        }
+        let known: Vec<_> = unread
+            .iter()
+            .map(|of| {
+                let conversation = ConversationId::from_slice(&of.conversation_id).ok();
+                let sender = of
+                    .newest
+                    .as_ref()
+                    .and_then(|message| UserId::from_slice(&message.sender_id).ok());
+                let group = conversation.as_ref().and_then(ConversationId::group_id);
+                let peer = conversation.as_ref().and_then(|of| of.peer_of(user));
+                (group, peer, sender)
+            })
+            .collect();
+        let groups: HashSet<GroupId> = known.iter().filter_map(|(group, ..)| *group).collect();
+        let groups = self
+            .names
+            .groups(groups.into_iter().map(|group| (user, group)));
+        let people = known.iter().flat_map(|(_, peer, sender)| [*peer, *sender]);
+        let people = self.names.people(people.flatten().collect::<HashSet<_>>());
+        let (groups, people) = (groups.await?, people.await?);
+        let person = |of: Option<UserId>| {
+            let name = of.and_then(|of| people.get(&of));
+            name.map_or("Somebody", String::as_str).to_owned()
+        };
+        let named = known.into_iter().map(|(group, peer, sender)| match group {
+            Some(group) => {
+                let name = groups.get(&(user, group)).map_or("Group", String::as_str);
+                (Some(name.to_owned()), Some(person(sender)))
+            }
+            None => (Some(person(peer.or(sender))), None),
+        });
+        Ok(named.collect())
+    }
+}
+
+/// The text of a message, or what it has instead of one.
+fn said(message: &UnreadMessage) -> String {
+    match message.text.is_empty() {
+        true => words::attached(message.attachment_count, message.video_count),
+        false => message.text.clone(),
+    }
+}
+
+async fn wait(stop: &CancellationToken) -> bool {
+    stop.run_until_cancelled(tokio::time::sleep(INTERVAL))
+        .await
+        .is_some()
+}

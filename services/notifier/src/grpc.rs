@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use proto::{
     error::v1::ErrorReason,
-    notifier::v1::{self as pb, notifier_service_server::NotifierService},
+    notifier::v1::{
+        self as pb, email_report_service_server::EmailReportService,
+        notifier_service_server::NotifierService,
+    },
 };
 use runtime::{
     auth::{UserCaller, user_caller},
@@ -82,7 +85,7 @@ impl NotifierService for Grpc {
             web_push_key,
             apns: providers.apns.is_some(),
             fcm: providers.fcm.is_some(),
-            email: false,
+            email: self.service.mail.is_some(),
         }))
     }
 
@@ -128,16 +131,24 @@ impl NotifierService for Grpc {
         &self,
         request: Request<pb::SetEmailAddressRequest>,
     ) -> Result<Response<pb::SetEmailAddressResponse>, Status> {
-        self.caller(&request)?;
-        Err(no_mail().into())
+        let user = self.caller(&request)?.user_id;
+        let address = request.into_inner().address;
+        let email = self.service.set_email(user, &address).await?;
+        Ok(Response::new(pb::SetEmailAddressResponse {
+            email: Some(validate::email_pb(email)),
+        }))
     }
 
     async fn confirm_email_address(
         &self,
         request: Request<pb::ConfirmEmailAddressRequest>,
     ) -> Result<Response<pb::ConfirmEmailAddressResponse>, Status> {
-        self.caller(&request)?;
-        Err(no_mail().into())
+        let user = self.caller(&request)?.user_id;
+        let code = request.into_inner().code;
+        let email = self.service.confirm_email(user, &code).await?;
+        Ok(Response::new(pb::ConfirmEmailAddressResponse {
+            email: Some(validate::email_pb(email)),
+        }))
     }
 
     async fn remove_email_address(
@@ -151,7 +162,16 @@ impl NotifierService for Grpc {
     }
 }
 
-fn no_mail() -> ApiError {
-    let message = "this server sends no mail";
-    ApiError::new(ErrorReason::PushProviderDisabled, message)
+#[async_trait]
+impl EmailReportService for Grpc {
+    async fn report_emails(
+        &self,
+        request: Request<pb::ReportEmailsRequest>,
+    ) -> Result<Response<pb::ReportEmailsResponse>, Status> {
+        let reports = request.into_inner().reports;
+        let disabled = self.service.report_emails(reports).await?;
+        Ok(Response::new(pb::ReportEmailsResponse {
+            disabled: u32::try_from(disabled).unwrap_or(u32::MAX),
+        }))
+    }
 }

@@ -1,7 +1,9 @@
-//! Tells users of what no device of theirs has received: pushes by APNs, FCM and Web Push. See README.md
-//! beside this crate.
+//! Tells users of what no device of theirs has received: pushes by APNs, FCM and Web Push, and an e-mail now and
+//! then of what is unread. See README.md beside this crate.
 
 use std::{
+    io,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -9,26 +11,37 @@ use std::{
 use event_log::{EventLog, LogError};
 use governor::{Quota, RateLimiter, clock::MonotonicClock, state::keyed::DashMapStateStore};
 use proto::{
-    error::v1::ErrorReason, messaging::v1::inbox_service_client::InboxServiceClient,
-    notifier::v1::notifier_service_server::NotifierServiceServer,
+    error::v1::ErrorReason,
+    messaging::v1::inbox_service_client::InboxServiceClient,
+    notifier::v1::{
+        email_report_service_server::EmailReportServiceServer,
+        notifier_service_server::NotifierServiceServer,
+    },
 };
 use runtime::{
     auth::{Access, ServiceChannel},
     clock::Clock,
+    http1,
     ids::UserId,
+    secret::Secret,
     server::REQUEST_BYTES_MAX,
     shutdown::{CancellationToken, Tasks},
     status::ApiError,
 };
+use tokio::net::TcpListener;
 use tonic::service::RoutesBuilder;
 
 pub mod config;
 mod decide;
 mod digest;
+mod email;
 mod grpc;
+mod http;
 pub mod limits;
+pub mod mail;
 pub mod model;
 mod names;
+pub mod post;
 pub mod providers;
 pub mod push;
 mod pusher;
@@ -37,6 +50,8 @@ mod rate;
 mod record;
 mod release;
 pub mod store;
+mod tokens;
+mod unsubscribe;
 mod users;
 mod validate;
 mod window;
@@ -47,7 +62,9 @@ pub use pusher::{Pusher, PusherStats, group_of};
 pub use users::USERS_GROUP;
 
 use crate::{
+    digest::Digests,
     names::Names,
+    post::Post,
     providers::{Providers, SetupError},
     pusher::round::Rounds,
     rate::Rates,
@@ -55,7 +72,10 @@ use crate::{
 };
 
 /// The names of the services that [`Notifier::add_to`] adds.
-pub const SERVICES: [&str; 1] = ["messenger.notifier.v1.NotifierService"];
+pub const SERVICES: [&str; 2] = [
+    "messenger.notifier.v1.NotifierService",
+    "messenger.notifier.v1.EmailReportService",
+];
 
 /// How often rates of users who were quiet for long are forgotten.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
@@ -74,6 +94,8 @@ pub struct Deps {
     pub profile: ServiceChannel,
     /// The groups service: what groups are called.
     pub groups: ServiceChannel,
+    /// What links and senders of mails are signed with, the same in all processes.
+    pub mail_secret: Secret,
     /// Runs readers.
     pub tasks: Tasks,
 }
@@ -104,6 +126,8 @@ struct Service {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     providers: Providers,
+    /// `None` = this deployment sends no mail.
+    mail: Option<Arc<Post>>,
     calls: CallLimiter,
 }
 
@@ -116,9 +140,18 @@ pub async fn start(config: Config, deps: Deps) -> Result<Notifier, StartError> {
         messaging,
         profile,
         groups,
+        mail_secret,
         tasks,
     } = deps;
     let providers = Providers::open(&config.providers, &clock)?;
+    let mail = match config.mail {
+        Some(of_mail) => Some(Arc::new(Post::open(
+            of_mail,
+            &config.app_name,
+            &mail_secret,
+        )?)),
+        None => None,
+    };
     let names = Arc::new(Names::new(profile, groups));
     let mut pushers = Vec::new();
     for guard in providers.guards() {
@@ -137,11 +170,22 @@ pub async fn start(config: Config, deps: Deps) -> Result<Notifier, StartError> {
     }
     let users_broken = users::start(log.clone(), store.clone(), clock.clone(), &tasks).await?;
     release::start(log, store.clone(), clock.clone(), &tasks);
+    if let Some(post) = &mail {
+        let digests = Digests {
+            store: store.clone(),
+            messaging: InboxServiceClient::new(messaging),
+            names,
+            post: post.clone(),
+            clock: clock.clone(),
+        };
+        digests.start(&tasks);
+    }
     let quota = Quota::per_second(config.calls_per_second).allow_burst(config.calls_burst);
     let service = Arc::new(Service {
         store,
         clock,
         providers,
+        mail,
         calls: RateLimiter::new(quota, DashMapStateStore::default(), MonotonicClock),
     });
     tasks.spawn(tidy(service.clone(), tasks.stop_token()));
@@ -166,6 +210,28 @@ impl Notifier {
         let grpc = grpc::Grpc::new(self.service.clone());
         let service = NotifierServiceServer::new(grpc);
         routes.add_service(service.max_decoding_message_size(REQUEST_BYTES_MAX));
+        let grpc = grpc::Grpc::new(self.service.clone());
+        let service = EmailReportServiceServer::new(grpc);
+        routes.add_service(service.max_decoding_message_size(REQUEST_BYTES_MAX));
+    }
+
+    /// Listens for those who end digests, until the tasks are stopped, if mail is sent; answers where.
+    pub async fn serve_http(&self, tasks: &Tasks) -> io::Result<Option<SocketAddr>> {
+        let Some(post) = &self.service.mail else {
+            return Ok(None);
+        };
+        let listener = TcpListener::bind(post.config.listen).await?;
+        let address = listener.local_addr()?;
+        post.listens_at(address);
+        let http = http::Http::new(self.service.clone());
+        let connections_max = post.config.http_connections_max;
+        tasks.spawn(http1::serve(
+            listener,
+            http,
+            connections_max,
+            tasks.stop_token(),
+        ));
+        Ok(Some(address))
     }
 
     /// The readers, one for each provider.
@@ -220,6 +286,7 @@ pub fn policy(path: &str) -> Option<Access> {
     let (service, _) = path.strip_prefix('/')?.split_once('/')?;
     match service {
         "messenger.notifier.v1.NotifierService" => Some(Access::User),
+        "messenger.notifier.v1.EmailReportService" => Some(Access::Service),
         _ => None,
     }
 }

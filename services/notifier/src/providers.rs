@@ -101,7 +101,7 @@ impl Providers {
     }
 }
 
-fn read(path: &std::path::Path) -> Result<String, SetupError> {
+pub(crate) fn read(path: &std::path::Path) -> Result<String, SetupError> {
     std::fs::read_to_string(path).map_err(|source| SetupError::File {
         path: path.to_owned(),
         source,

@@ -109,6 +109,7 @@ pub struct Server {
     groups: groups::Groups,
     notifier: notifier::Notifier,
     http_address: SocketAddr,
+    mail_address: Option<SocketAddr>,
     serving: Tasks,
     services: Tasks,
 }
@@ -250,6 +251,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
             messaging: as_notifier.on(connector.channel()),
             profile: as_notifier.on(connector.channel()),
             groups: as_notifier.on(connector.channel()),
+            mail_secret: secret::load_or_create(&data.join("keys/mail.secret"))?,
             tasks: services.clone(),
         },
     )
@@ -305,6 +307,8 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
     );
     serving.spawn(log_error(tcp));
     blobs.serve_http(http_listener, &serving)?;
+    let mail_address = notifier.serve_http(&serving).await;
+    let mail_address = mail_address.context("cannot listen for those who end digests")?;
 
     let messaging = Arc::new(messaging);
     services.spawn(watch_health(
@@ -323,6 +327,7 @@ pub async fn start(config: Config) -> anyhow::Result<Server> {
         groups,
         notifier,
         http_address,
+        mail_address,
         serving,
         services,
     })
@@ -332,6 +337,11 @@ impl Server {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where people end digests by HTTP, if mail is sent.
+    pub const fn mail_address(&self) -> Option<SocketAddr> {
+        self.mail_address
     }
 
     /// Where blobs are uploaded and downloaded by HTTP.
