@@ -265,3 +265,7 @@ async fn wait(stop: &CancellationToken) -> bool {
         .await
         .is_some()
 }
+
+#[cfg(test)]
+#[cfg(feature = "distributed")]
+mod tests;

@@ -2,10 +2,7 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -76,8 +73,15 @@ pub(crate) struct Post {
     /// Once it is known.
     public_url: OnceLock<String>,
     rate: DefaultDirectRateLimiter,
-    away: Mutex<Option<Instant>>,
-    failures: AtomicU32,
+    away: Mutex<Away>,
+}
+
+/// That the mail server could not be reached.
+#[derive(Default)]
+struct Away {
+    until: Option<Instant>,
+    /// In a row, one for each pause.
+    failures: u32,
 }
 
 impl Post {
@@ -113,8 +117,7 @@ impl Post {
             rate: RateLimiter::direct(Quota::per_second(config.mails_per_second)),
             config,
             public_url,
-            away: Mutex::new(None),
-            failures: AtomicU32::new(0),
+            away: Mutex::default(),
         })
     }
 
@@ -125,10 +128,7 @@ impl Post {
 
     /// How long the mail server is left alone yet.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        let until = (*self.away.lock())?;
-        until
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())
+        self.away.lock().pause()
     }
 
     /// An error if the mail server is left alone now.
@@ -214,29 +214,38 @@ impl Post {
             None => self.sender.address().to_owned(),
         };
         let outcome = self.mailer.send(&from, address, &mail).await;
-        self.note(&outcome);
+        self.note(outcome);
         outcome
     }
 
     /// Leaves a server that is away alone, longer each time. Beginning and end are logged once.
-    fn note(&self, outcome: &SendOutcome) {
-        if *outcome != SendOutcome::Unavailable {
-            *self.away.lock() = None;
-            if self.failures.swap(0, Ordering::Relaxed) > 0 {
+    fn note(&self, outcome: SendOutcome) {
+        let mut away = self.away.lock();
+        if outcome != SendOutcome::Unavailable {
+            if std::mem::take(&mut *away).failures > 0 {
                 tracing::info!("the mail server is there again");
             }
             return;
         }
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
-        let pause = PAUSE_MIN
-            .saturating_mul(1 << failures.min(16))
-            .min(PAUSE_MAX);
-        // Processes come back one after the other.
-        let pause = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-        *self.away.lock() = Some(Instant::now() + pause);
-        if failures == 0 {
+        // Of mails that were on their way together, one counts.
+        if away.pause().is_some() {
+            return;
+        }
+        if away.failures == 0 {
             tracing::warn!("the mail server is away: what is to be sent waits");
         }
+        let pause = PAUSE_MIN.saturating_mul(1 << away.failures.min(16));
+        // Processes come back one after the other.
+        let spread = rand::rng().random_range(0.5..1.0);
+        away.until = Some(Instant::now() + pause.min(PAUSE_MAX).mul_f64(spread));
+        away.failures = away.failures.saturating_add(1);
+    }
+}
+
+impl Away {
+    fn pause(&self) -> Option<Duration> {
+        let left = self.until?.checked_duration_since(Instant::now())?;
+        (!left.is_zero()).then_some(left)
     }
 }
 
