@@ -25,6 +25,7 @@ const INTERNAL: [&str; 6] = [
     "/messenger.groups.v1.DirectoryService/",
     "/messenger.messaging.v1.EdgeService/",
     "/messenger.messaging.v1.InboxService/",
+    "/messenger.notifier.v1.EmailReportService/",
     "/messenger.presence.v1.RegistryService/",
     "/messenger.profile.v1.AccountService/ListPublicKeys",
 ];

@@ -7,6 +7,7 @@ mod bad_input;
 mod blobs;
 mod bounds;
 mod crash;
+mod digests;
 mod distributed;
 mod full_disk;
 mod groups;

@@ -26,17 +26,17 @@ const SHOWN_WITHIN: Duration = DEADLINE.saturating_mul(3);
 const AFTER: Duration = Duration::from_millis(200);
 
 /// Settings that push by what stands in for Google.
-fn settings(google: &FcmStandIn, folder: &tempfile::TempDir) -> String {
+pub(crate) fn fcm_settings(google: &FcmStandIn, folder: &tempfile::TempDir) -> String {
     let file = folder.path().join("account.json");
     std::fs::write(&file, google.service_account_json()).unwrap();
     format!(
-        "sender_burst = 1000\n[providers.fcm]\nservice_account_file = {file:?}\nurl = {:?}",
+        "sender_burst = 1000\n[providers.fcm]\nservice_account_file = {file:?}\nurl = {:?}\n",
         google.url()
     )
 }
 
 async fn server(google: &FcmStandIn, folder: &tempfile::TempDir) -> TestServer {
-    let toml = settings(google, folder);
+    let toml = fcm_settings(google, folder);
     let notifier: notifier::Config = toml::from_str(&toml).unwrap();
     let builder = TestServer::builder().config(move |config| {
         config.notifier = notifier.clone();
@@ -61,7 +61,7 @@ fn fcm(token: &str) -> Provider {
 }
 
 /// A phone with the app, which is not running.
-async fn phone(google: &FcmStandIn, device: &Device, token: &str) {
+pub(crate) async fn phone(google: &FcmStandIn, device: &Device, token: &str) {
     google.devices().add(token, "");
     register(device, fcm(token)).await.unwrap();
 }
@@ -83,7 +83,7 @@ fn screen(google: &FcmStandIn, token: &str) -> (Vec<(String, u64)>, u64) {
     (shown, device.badge)
 }
 
-async fn shows(google: &FcmStandIn, token: &str, shown: &[(&str, u64)], badge: u64) {
+pub(crate) async fn shows(google: &FcmStandIn, token: &str, shown: &[(&str, u64)], badge: u64) {
     let mut expected: Vec<_> = shown.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
     expected.sort();
     let started = std::time::Instant::now();
@@ -102,7 +102,7 @@ async fn shows(google: &FcmStandIn, token: &str, shown: &[(&str, u64)], badge: u
     }
 }
 
-async fn mark_read(device: &Device, conversation_id: &str, seq: u64) {
+pub(crate) async fn mark_read(device: &Device, conversation_id: &str, seq: u64) {
     let request = MarkReadRequest {
         conversation_id: conversation_id.to_owned(),
         up_to: Some(proto::messaging::v1::Watermark {
@@ -333,7 +333,7 @@ async fn nobody_misses_a_message_when_the_server_is_killed_again_and_again() {
         tempfile::tempdir().unwrap(),
     );
     let file = folder.path().join("notifier.toml");
-    std::fs::write(&file, settings(&google, &folder)).unwrap();
+    std::fs::write(&file, fcm_settings(&google, &folder)).unwrap();
     let mut options = StandaloneOptions::default();
     options.0.push(format!("--notifier={}", file.display()));
     let mut server = ServerProcess::start(options);
