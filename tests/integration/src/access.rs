@@ -20,7 +20,7 @@ const PUBLIC: [&str; 3] = [
     "/messenger.profile.v1.AccountService/Refresh",
 ];
 /// What only services may call, by their comments in the contract.
-const INTERNAL: [&str; 6] = [
+const INTERNAL: [&str; 7] = [
     "/messenger.blob.v1.ContentService/",
     "/messenger.groups.v1.DirectoryService/",
     "/messenger.messaging.v1.EdgeService/",
