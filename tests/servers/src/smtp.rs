@@ -45,10 +45,40 @@ const INSTALL_TRIES: u32 = 3;
 pub struct Smtp {
     python: PathBuf,
     address: SocketAddr,
-    credentials: Vec<String>,
+    options: SmtpOptions,
     // Before the folder: it must be gone when that is removed.
     process: Option<Process>,
     folder: TempDir,
+}
+
+/// How a server is to be.
+#[derive(Debug, Clone, Default)]
+pub struct SmtpOptions {
+    /// A user and a password that it insists on.
+    pub credentials: Option<(String, String)>,
+    /// It speaks TLS.
+    pub tls: Option<SmtpTls>,
+}
+
+/// With what a server speaks TLS.
+#[derive(Debug, Clone)]
+pub struct SmtpTls {
+    /// From the beginning of a connection, and not only after `STARTTLS`.
+    pub implicit: bool,
+    /// In PEM.
+    pub certificate: String,
+    /// In PEM.
+    pub key: String,
+}
+
+impl SmtpOptions {
+    fn tls_mode(&self) -> &'static str {
+        match &self.tls {
+            None => "",
+            Some(tls) if tls.implicit => "implicit",
+            Some(_) => "starttls",
+        }
+    }
 }
 
 /// A mail as it was taken.
@@ -65,22 +95,18 @@ pub struct Mail {
 impl Smtp {
     /// Starts one that lets everybody in.
     pub fn start() -> Result<Self> {
-        Self::start_for(Vec::new())
+        Self::start_with(&SmtpOptions::default())
     }
 
-    /// Starts one that insists on a user and a password.
-    pub fn start_with_password(user: &str, password: &str) -> Result<Self> {
-        Self::start_for(vec![user.to_owned(), password.to_owned()])
-    }
-
-    fn start_for(credentials: Vec<String>) -> Result<Self> {
+    /// Starts one.
+    pub fn start_with(options: &SmtpOptions) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("smtp-").tempdir()?;
         fs::create_dir(folder.path().join("mails"))?;
         fs::write(folder.path().join("handler.py"), HANDLER)?;
         let mut server = Self {
+            options: options.clone(),
             python: python()?,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, crate::free_port()?)),
-            credentials,
             process: None,
             folder,
         };
@@ -123,7 +149,13 @@ impl Smtp {
         ensure!(self.process.is_none(), "the server is running");
         let first = self.mails()?.len().to_string();
         let mut arguments = vec!["handler.py".to_owned(), "mails".to_owned()];
-        arguments.extend(self.credentials.iter().cloned());
+        if let Some((user, password)) = &self.options.credentials {
+            arguments.extend([user.clone(), password.clone()]);
+        }
+        if let Some(tls) = &self.options.tls {
+            fs::write(self.folder.path().join("certificate.pem"), &tls.certificate)?;
+            fs::write(self.folder.path().join("key.pem"), &tls.key)?;
+        }
         let log = self.folder.path().join("log");
         let process = Process::start_with(
             &self.python.display().to_string(),
@@ -131,6 +163,7 @@ impl Smtp {
             &[
                 ("PORT".to_owned(), self.address.port().to_string()),
                 ("FIRST".to_owned(), first),
+                ("TLS".to_owned(), self.options.tls_mode().to_owned()),
             ],
             self.folder.path(),
             &log,

@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use mail_parser::{HeaderValue, Message, MessageParser, MimeHeaders};
-use servers::smtp::Smtp;
+use servers::smtp::{Smtp, SmtpOptions, SmtpTls};
 
 use super::{smtp::meaning, *};
 
@@ -349,7 +349,11 @@ async fn a_server_that_went_away_and_came_back_loses_nothing() {
 #[tokio::test]
 async fn wrong_passwords_and_silent_servers_are_nobodys_bounce() {
     use SendOutcome as O;
-    let server = Smtp::start_with_password("us", "right").unwrap();
+    let options = SmtpOptions {
+        credentials: Some(("us".to_owned(), "right".to_owned())),
+        tls: None,
+    };
+    let server = Smtp::start_with(&options).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mail = confirmation(&sender(), TO, "012345", "code.abc@example.org").unwrap();
     for (password, expected) in [("right", O::Taken), ("wrong", O::Unavailable)] {
@@ -370,4 +374,62 @@ async fn wrong_passwords_and_silent_servers_are_nobodys_bounce() {
     let sending = silent.send(sender.address(), TO, &mail);
     let sent = tokio::time::timeout(Duration::from_secs(20), sending).await;
     assert_eq!(sent.unwrap(), O::Unavailable);
+}
+
+#[tokio::test]
+async fn mail_goes_by_tls_to_who_has_the_name_and_else_not_at_all() {
+    use SendOutcome as O;
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (ca, password) = (folder.path().join("ca.pem"), folder.path().join("password"));
+    std::fs::write(&ca, made.cert.pem()).unwrap();
+    std::fs::write(&password, "secret\n").unwrap();
+    let mail = confirmation(&sender(), TO, "012345", "code.abc@example.org").unwrap();
+    let send = async |host: &str, port: u16, mode: &str, trusted: bool| {
+        let ca = if trusted {
+            format!("ca_file = {ca:?}\n")
+        } else {
+            String::new()
+        };
+        let settings: SmtpSettings = toml::from_str(&format!(
+            "host = '{host}'\nport = {port}\ntls = '{mode}'\nusername = 'us'\n\
+             password_file = {password:?}\n{ca}deadline_ms = 5000"
+        ))
+        .unwrap();
+        let mailer = Mailer::open(&settings).unwrap();
+        mailer.send(sender().address(), TO, &mail).await
+    };
+    for (mode, implicit) in [("implicit", true), ("starttls", false)] {
+        let options = SmtpOptions {
+            credentials: Some(("us".to_owned(), "secret".to_owned())),
+            tls: Some(SmtpTls {
+                implicit,
+                certificate: made.cert.pem(),
+                key: made.signing_key.serialize_pem(),
+            }),
+        };
+        let server = Smtp::start_with(&options).unwrap();
+        let port = server.address().port();
+        assert_eq!(
+            send("localhost", port, mode, true).await,
+            O::Taken,
+            "{mode}"
+        );
+        // Nobody vouches for it; it has another name.
+        assert_eq!(
+            send("localhost", port, mode, false).await,
+            O::Unavailable,
+            "{mode}"
+        );
+        assert_eq!(
+            send("127.0.0.1", port, mode, true).await,
+            O::Unavailable,
+            "{mode}"
+        );
+        assert_eq!(server.mails().unwrap().len(), 1, "{mode}");
+    }
+    // Somebody in between says that there is no TLS: the password is not said either.
+    let plain = Smtp::start().unwrap();
+    let sent = send("localhost", plain.address().port(), "starttls", true).await;
+    assert_eq!((sent, plain.mails().unwrap().len()), (O::Unavailable, 0));
 }

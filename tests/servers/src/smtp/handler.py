@@ -1,17 +1,24 @@
 """A mail server for tests: keeps what it takes as files, and misbehaves by the local part of the recipient.
 
-Called with the folder for mails and, optionally, a user and a password that it insists on; listens on the port PORT.
+Called with the folder for mails and, optionally, a user and a password that it insists on; listens on the port PORT,
+by TLS (`implicit`, `starttls`) if TLS says so.
 """
 
 import asyncio
 import json
 import os
+import ssl
 import sys
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
 MAILS, *CREDENTIALS = sys.argv[1:]
+TLS = os.environ.get("TLS", "")
+CONTEXT = None
+if TLS:
+    CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CONTEXT.load_cert_chain("certificate.pem", "key.pem")
 
 # Before the mail: what RCPT is answered.
 AT_RCPT = {
@@ -72,12 +79,14 @@ def authenticator(server, session, envelope, mechanism, data):
 class Server(Controller):
     def factory(self):
         options = {}
+        if TLS == "starttls":
+            options.update(tls_context=CONTEXT, require_starttls=True)
         if CREDENTIALS:
-            options = {
-                "authenticator": authenticator,
-                "auth_required": True,
-                "auth_require_tls": False,
-            }
+            options.update(
+                authenticator=authenticator,
+                auth_required=True,
+                auth_require_tls=TLS == "starttls",
+            )
         return SMTP(self.handler, hostname="mail.test", **options)
 
 
@@ -85,7 +94,12 @@ async def main():
     handler = Handler()
     server = Server(handler)
     loop = asyncio.get_running_loop()
-    listening = await loop.create_server(server.factory, "127.0.0.1", int(os.environ["PORT"]))
+    listening = await loop.create_server(
+        server.factory,
+        "127.0.0.1",
+        int(os.environ["PORT"]),
+        ssl=CONTEXT if TLS == "implicit" else None,
+    )
     await listening.serve_forever()
 
 
