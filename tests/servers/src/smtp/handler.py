@@ -73,7 +73,7 @@ class Handler:
 
 def authenticator(server, session, envelope, mechanism, data):
     said = [data.login.decode(), data.password.decode()]
-    return AuthResult(success=said == CREDENTIALS)
+    return AuthResult(success=said == CREDENTIALS, handled=False)
 
 
 class Server(Controller):
