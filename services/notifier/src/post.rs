@@ -18,7 +18,10 @@ use crate::{
     http::UNSUBSCRIBE_PATH,
     mail::{self, Mailer, MessageError, SendOutcome, Sender, SmtpSettings},
     model::DueDigest,
-    providers::SetupError,
+    providers::{
+        SetupError,
+        trust::{Blame, Trust},
+    },
     tokens::{Named, Tokens},
 };
 
@@ -74,6 +77,7 @@ pub(crate) struct Post {
     public_url: OnceLock<String>,
     rate: DefaultDirectRateLimiter,
     away: Mutex<Away>,
+    trust: Trust,
 }
 
 /// That the mail server could not be reached.
@@ -118,6 +122,7 @@ impl Post {
             config,
             public_url,
             away: Mutex::default(),
+            trust: Trust::default(),
         })
     }
 
@@ -156,7 +161,19 @@ impl Post {
     /// Sends the digest of a period. A period has one Message-ID, however often it is sent.
     pub(crate) async fn send_digest(&self, due: &DueDigest, digest: &mail::Digest) -> SendOutcome {
         let bytes = mail::digest(&self.sender, digest);
-        self.send(due.user, &due.email.address, bytes).await
+        match self.send(due.user, &due.email.address, bytes).await {
+            // Codes do not count here: everybody may have one sent to an address that is none.
+            SendOutcome::HardBounce => match self.trust.blame() {
+                Blame::Device => SendOutcome::HardBounce,
+                Blame::Unknown => SendOutcome::SoftBounce,
+                Blame::Settings => {
+                    tracing::error!("the mail server knows no address at all: all mail waits");
+                    self.note(SendOutcome::Unavailable);
+                    SendOutcome::Unavailable
+                }
+            },
+            outcome => outcome,
+        }
     }
 
     /// What a digest needs besides what it tells of: its id and its links.
@@ -215,6 +232,9 @@ impl Post {
         };
         let outcome = self.mailer.send(&from, address, &mail).await;
         self.note(outcome);
+        if outcome == SendOutcome::Taken {
+            self.trust.proven();
+        }
         outcome
     }
 

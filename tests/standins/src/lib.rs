@@ -3,6 +3,7 @@
 //! it is told to. Each listens on a free port of 127.0.0.1 and ends when it is dropped.
 
 pub mod apns;
+pub mod chrome_push;
 pub mod devices;
 pub mod fcm;
 pub mod trouble;
@@ -13,6 +14,7 @@ mod server;
 
 pub use self::{
     apns::ApnsStandIn,
+    chrome_push::ChromePushStandIn,
     devices::{Device, Devices, Notification, Totals},
     fcm::FcmStandIn,
     server::StandIn,

@@ -61,10 +61,17 @@ pub struct Subscription {
 
 #[derive(Debug)]
 struct Service {
-    origin: String,
-    verified: Verified<Claims>,
+    senders: Senders,
     /// By path.
     browsers: Mutex<HashMap<String, Arc<Browser>>>,
+}
+
+/// Knows who pushes (RFC 8292).
+#[derive(Debug)]
+pub(crate) struct Senders {
+    /// Of the push service.
+    origin: String,
+    verified: Verified<Claims>,
 }
 
 struct Browser {
@@ -98,8 +105,7 @@ impl WebPushStandIn {
         let mut made = None;
         let stand_in = StandIn::start(port, |address: SocketAddr| {
             let service = Arc::new(Service {
-                origin: format!("http://{address}"),
-                verified: Verified::default(),
+                senders: Senders::new(format!("http://{address}")),
                 browsers: Mutex::default(),
             });
             made = Some(service.clone());
@@ -123,7 +129,7 @@ impl Service {
         let point = secret.public_key().to_encoded_point(false);
         let p256dh = point.as_bytes().try_into()?;
         let path = format!("/s/{:032x}", rand::random::<u128>());
-        let endpoint = format!("{}{path}", self.origin);
+        let endpoint = format!("{}{path}", self.senders.origin);
         let mut browsers = self.browsers.lock();
         anyhow::ensure!(browsers.len() < SUBSCRIPTIONS_MAX, "too many subscriptions");
         let browser = Browser {
@@ -156,9 +162,18 @@ impl Service {
         });
         Some(Answer::new(201, json.to_string()))
     }
+}
 
-    /// Who sends it (RFC 8292).
-    fn authorize(&self, asked: &Asked, browser: &Browser) -> Result<(), u16> {
+impl Senders {
+    pub(crate) fn new(origin: String) -> Self {
+        Self {
+            origin,
+            verified: Verified::default(),
+        }
+    }
+
+    /// Whether it comes from the server whose key a browser subscribed to; otherwise the status that says so.
+    pub(crate) fn authorize(&self, asked: &Asked, server: &[u8; 65]) -> Result<(), u16> {
         let header = asked.header("authorization").ok_or(401_u16)?;
         let parameters = header.strip_prefix("vapid ").ok_or(401_u16)?;
         let parameter = |name: &str| {
@@ -170,7 +185,7 @@ impl Service {
             parameter("k").ok_or(401_u16)?,
         );
         let key = URL_SAFE_NO_PAD.decode(key).map_err(|_| 401_u16)?;
-        if key != browser.server {
+        if key != server {
             return Err(403);
         }
         let key = DecodingKey::from_ec_der(&key);
@@ -188,7 +203,8 @@ impl Service {
     }
 }
 
-fn check_headers(asked: &Asked) -> Result<(), u16> {
+/// What every push service looks at; otherwise the status that says so.
+pub(crate) fn check_headers(asked: &Asked) -> Result<(), u16> {
     let ttl = asked.header("ttl").and_then(|ttl| ttl.parse::<u32>().ok());
     let urgency = asked.header("urgency").unwrap_or("normal");
     let topic = asked.header("topic").unwrap_or_default();
@@ -212,7 +228,7 @@ impl Provider for Service {
             return Checked::Answered(made.unwrap_or_else(|| Answer::new(400, "")));
         }
         let browser = self.browsers.lock().get(&asked.path).cloned();
-        let endpoint = format!("{}{}", self.origin, asked.path);
+        let endpoint = format!("{}{}", self.senders.origin, asked.path);
         let refused = |status| Checked::Refused(endpoint.clone(), Answer::new(status, ""));
         let Some(browser) = browser else {
             return refused(404);
@@ -221,7 +237,8 @@ impl Provider for Service {
             return refused(410);
         }
         let checked = self
-            .authorize(asked, &browser)
+            .senders
+            .authorize(asked, &browser.server)
             .and_then(|()| check_headers(asked));
         if let Err(status) = checked {
             return refused(status);

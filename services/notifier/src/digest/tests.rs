@@ -513,6 +513,29 @@ async fn what_a_mail_meets_is_no_more_than_it_is() {
     assert_eq!(world.disabled(users["good"]).await, None);
 }
 
+/// One that is set wrongly says it of everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_server_that_has_taken_nothing_yet_disables_nobody() {
+    let world = World::start(1).await;
+    let user = world.user("nobody@example.org").await;
+    let other = world.user("good@example.org").await;
+    world.unread(user, vec![direct(user, 1, "hello", NOON)]);
+    world.next_morning();
+    for _ in 0..3 {
+        world.send(0).await;
+        world.clock.advance(LEASE_MS);
+        assert_eq!(world.disabled(user).await, None);
+    }
+    world.unread(other, vec![direct(other, 1, "hello", NOON + DAY_MS)]);
+    world.next_morning();
+    world.send(0).await;
+    assert_eq!(world.disabled(user).await, None);
+    // Now it has taken one.
+    world.next_morning();
+    world.send(0).await;
+    assert_eq!(world.disabled(user).await, Some(EmailDisabled::Bounced));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn digests_wait_for_a_mail_server_that_is_away() {
     let mut world = World::start(1).await;

@@ -18,6 +18,8 @@ use crate::{
     },
 };
 
+mod browser;
+
 fn config(service: &WebPushStandIn, folder: &File) -> Config {
     let text = format!(
         "key_file = {:?}\ncontact = \"mailto:push@example.org\"\nallowed_origins = [{:?}]",
