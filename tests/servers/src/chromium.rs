@@ -61,12 +61,12 @@ impl Chromium {
         arguments.push(format!("--user-data-dir={}", profile.display()));
         arguments.extend_from_slice(switches);
         arguments.push(format!("{origin}/"));
-        // Beside its profile it writes into the home of whoever runs it.
-        let home = ("HOME".to_owned(), folder.path().display().to_string());
+        // Beside its profile it writes into the home of whoever runs it, and leaves sockets behind.
+        let into = |name: &str| (name.to_owned(), folder.path().display().to_string());
         let process = Process::start_with(
             &program.display().to_string(),
             &arguments,
-            &[home],
+            &[into("HOME"), into("TMPDIR")],
             folder.path(),
             &folder.path().join("log"),
             Some(folder.path()),
