@@ -7,8 +7,10 @@ use super::super::{SetupError, http};
 use crate::limits::ENDPOINT_BYTES_MAX;
 
 /// The push services of browsers: Chrome and its kin, Firefox, Safari, Edge.
-pub(super) const HOSTS: [&str; 6] = [
+pub(super) const HOSTS: [&str; 7] = [
     "fcm.googleapis.com",
+    // Of Chromium as Debian builds it.
+    "jmt17.google.com",
     "updates.push.services.mozilla.com",
     "web.push.apple.com",
     "*.push.services.mozilla.com",
