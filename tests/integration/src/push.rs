@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// is not known whether he is there, an answer of a provider that does not come, and the pause after it.
 const SHOWN_WITHIN: Duration = DEADLINE.saturating_mul(3);
 /// How long a message may be on its way in these tests.
-const AFTER: Duration = Duration::from_millis(200);
+pub(crate) const AFTER: Duration = Duration::from_millis(200);
 
 /// Settings that push by what stands in for Google.
 fn settings(google: &FcmStandIn, folder: &tempfile::TempDir) -> String {
@@ -61,7 +61,7 @@ fn fcm(token: &str) -> Provider {
 }
 
 /// A phone with the app, which is not running.
-async fn phone(google: &FcmStandIn, device: &Device, token: &str) {
+pub(crate) async fn phone(google: &FcmStandIn, device: &Device, token: &str) {
     google.devices().add(token, "");
     register(device, fcm(token)).await.unwrap();
 }
@@ -83,7 +83,7 @@ fn screen(google: &FcmStandIn, token: &str) -> (Vec<(String, u64)>, u64) {
     (shown, device.badge)
 }
 
-async fn shows(google: &FcmStandIn, token: &str, shown: &[(&str, u64)], badge: u64) {
+pub(crate) async fn shows(google: &FcmStandIn, token: &str, shown: &[(&str, u64)], badge: u64) {
     let mut expected: Vec<_> = shown.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
     expected.sort();
     let started = std::time::Instant::now();
@@ -102,7 +102,7 @@ async fn shows(google: &FcmStandIn, token: &str, shown: &[(&str, u64)], badge: u
     }
 }
 
-async fn mark_read(device: &Device, conversation_id: &str, seq: u64) {
+pub(crate) async fn mark_read(device: &Device, conversation_id: &str, seq: u64) {
     let request = MarkReadRequest {
         conversation_id: conversation_id.to_owned(),
         up_to: Some(proto::messaging::v1::Watermark {
