@@ -374,3 +374,6 @@ impl Partition {
         self.window.give_back(round.users, round.done, round.again);
     }
 }
+
+#[cfg(test)]
+mod tests;

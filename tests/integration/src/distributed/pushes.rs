@@ -21,8 +21,14 @@ const AWAY: usize = 6;
 /// How long a provider takes for an answer here: pushes are under way all the time, and one that was under
 /// way at a kill is delivered long before another process sends the next.
 const ANSWERED_AFTER: Duration = Duration::from_millis(100);
-/// Pause between two messages of a friend.
-const PAUSE: Duration = Duration::from_millis(30);
+/// One that is slow: longer than it takes to give a partition to another process, and not so long that a
+/// process that stops gives up waiting for the answer.
+const SLOW: Duration = Duration::from_secs(1);
+/// Pause between two messages.
+const PAUSE: Duration = Duration::from_millis(5);
+/// The same where a message is to be under way alone: its conversation has no newer one for 3 s, with which it
+/// could go out.
+const LONG_PAUSE: Duration = Duration::from_millis(3_000 / (AWAY * FRIENDS.len()) as u64);
 /// How long a send may be refused while a node is replaced.
 const SENT_WITHIN: Duration = Duration::from_secs(30);
 /// Longer than a notifier takes to read a record, to ask about it, and to keep a position above it.
@@ -43,17 +49,18 @@ struct Stage {
     away: Vec<Away>,
     /// Messages of each friend to each user so far.
     written: [u64; FRIENDS.len()],
+    pause: Duration,
     _folder: TempDir,
 }
 
 impl Stage {
-    async fn start() -> Self {
+    async fn start(answered_after: Duration) -> Self {
         let (google, folder) = (
             FcmStandIn::start().await.unwrap(),
             tempfile::tempdir().unwrap(),
         );
         google.delay(Delays {
-            usual: ANSWERED_AFTER,
+            usual: answered_after,
             ..Delays::default()
         });
         let service_account_file = folder.path().join("account.json");
@@ -86,6 +93,7 @@ impl Stage {
             friends,
             away,
             written: [0; FRIENDS.len()],
+            pause: PAUSE,
             _folder: folder,
         }
     }
@@ -98,9 +106,9 @@ impl Stage {
                 let text = text(friend, self.written[friend]);
                 for to in &self.away {
                     send(&self.friends[friend], &to.phone, &text).await;
+                    tokio::time::sleep(self.pause).await;
                 }
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -165,7 +173,7 @@ async fn send(from: &Device, to: &Device, text: &str) {
 /// nothing comes that was read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_away_is_told_of_every_message_though_a_notifier_and_messaging_are_killed() {
-    let mut stage = Stage::start().await;
+    let mut stage = Stage::start(ANSWERED_AFTER).await;
     let [ada, barbara, katherine] = [0, 1, 2];
     stage.write(&[ada, barbara, katherine], 5).await;
     stage.cluster.kill("notifier-0").unwrap();
@@ -210,13 +218,14 @@ async fn who_is_away_is_told_of_every_message_though_a_notifier_and_messaging_ar
 /// nobody was there to push is not news any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_push_comes_twice_or_of_what_was_read_when_notifiers_stop_and_start_in_order() {
-    let mut stage = Stage::start().await;
+    let mut stage = Stage::start(SLOW).await;
+    stage.pause = LONG_PAUSE;
     let cluster = stage.cluster.clone();
     for name in ["notifier-0", "notifier-1"] {
-        let (stopped, ()) = tokio::join!(cluster.terminate(name), stage.write(&[0, 1, 2], 10));
+        let (stopped, ()) = tokio::join!(cluster.terminate(name), stage.write(&[0, 1, 2], 1));
         assert!(stopped.unwrap(), "{name} did not stop in time");
         // Partitions come back to it meanwhile.
-        let (started, ()) = tokio::join!(cluster.start_again(name), stage.write(&[0, 1, 2], 40));
+        let (started, ()) = tokio::join!(cluster.start_again(name), stage.write(&[0, 1, 2], 3));
         started.unwrap();
     }
     let count = stage.written[0];
@@ -228,6 +237,7 @@ async fn no_push_comes_twice_or_of_what_was_read_when_notifiers_stop_and_start_i
         assert!(cluster.terminate(name).await.unwrap());
     }
     let of_ada = stage.alerts_of(0);
+    stage.pause = PAUSE;
     stage.write(&[0, 1], 5).await;
     // Longer than messages are waited for: all of it is in the log.
     tokio::time::sleep(UNDER_WAY).await;
