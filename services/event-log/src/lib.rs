@@ -242,6 +242,14 @@ pub trait PartitionReader: Send {
     /// Which partition.
     fn partition(&self) -> u32;
 
+    /// From now on nobody else gets the partition before this reader is dropped, or was given time enough:
+    /// for who has something under way when he is told [`LogError::Revoked`], whose end the next reader must
+    /// know.
+    fn keep_until_dropped(&mut self);
+
+    /// Whether the partition is taken away: for who does not call [`PartitionReader::next`] for a while.
+    fn is_revoked(&self) -> bool;
+
     /// The first offset that can be read, and the offset that the next record will have at least.
     async fn range(&mut self) -> Result<(u64, u64), LogError>;
 
@@ -257,7 +265,6 @@ pub trait PartitionReader: Send {
 
     /// Everything below `offset` is durably dealt with by this group. A hint: the embedded log
     /// deletes what all groups have passed, Kafka shows it to operators. Never goes back, never
-    /// blocks, and does nothing once [`LogError::Revoked`] was answered: another reader has the
-    /// partition then.
+    /// blocks, and does nothing once another reader may have the partition.
     fn commit(&self, offset: u64);
 }

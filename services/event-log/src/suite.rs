@@ -56,6 +56,7 @@ macro_rules! conformance {
             a_cancelled_next_loses_nothing,
             members_share_the_partitions_and_take_over_without_a_gap,
             a_revoked_reader_gets_no_more_records,
+            a_partition_that_is_kept_is_handed_on_when_its_reader_is_dropped,
             a_partition_comes_back_after_it_was_taken_away,
             groups_do_not_disturb_each_other,
         }

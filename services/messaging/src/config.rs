@@ -26,7 +26,7 @@ pub struct Config {
     pub calls_burst: NonZeroU32,
     /// How long a message may be on its way to a user's devices before he is told of it in another way: a
     /// record of `offline` says so. Users without any session are told at once. 0 = nobody is told, for
-    /// deployments without a notifier.
+    /// deployments without a notifier; 10,000 is what the one-process form takes.
     #[serde(rename = "offline_after_ms", with = "runtime::serde_ms")]
     pub offline_after: Duration,
     /// How long sessions are told to spread their reconnects when the node stops.

@@ -30,6 +30,7 @@ const PASSED_ON_TO_PROFILE: [&str; 2] = [
 const PASSED_ON_TO_GROUPS: [&str; 1] = ["messenger.groups.v1.GroupService"];
 const PASSED_ON_TO_PRESENCE: [&str; 1] = ["messenger.presence.v1.PresenceService"];
 const PASSED_ON_TO_BLOB: [&str; 1] = ["messenger.blob.v1.BlobService"];
+const PASSED_ON_TO_NOTIFIER: [&str; 1] = ["messenger.notifier.v1.NotifierService"];
 /// What brings so many bytes that it has connections of its own: while they wait for the object store, they
 /// fill the window of their connection, and other calls on it would wait with them.
 const BULK_TO_BLOB: &str = "messenger.blob.v1.BlobService/Upload";
@@ -50,6 +51,9 @@ pub(crate) struct Settings {
     groups_addresses: Vec<String>,
     /// The same of blob.
     blob_addresses: Vec<String>,
+    /// The same of the notifier; empty if there is none. Users are pushed to if `offline_after_ms` of
+    /// messaging is set as well.
+    notifier_addresses: Vec<String>,
     /// The replicas of presence, all of them, by name.
     presence: Vec<Replica>,
     /// Messaging itself.
@@ -151,6 +155,12 @@ fn gateway(settings: &Settings) -> Gateway {
     let blob = || channel::replicas(settings.blob_addresses.clone());
     let (blobs, bulk) = (blob(), blob());
     let to_blob = PASSED_ON_TO_BLOB.map(|service| (service, blobs.clone()));
+    let notifier = channel::replicas(settings.notifier_addresses.clone());
+    let to_notifier = PASSED_ON_TO_NOTIFIER.map(|service| (service, notifier.clone()));
+    // A service that is not there is one that nobody knows, and not one that is away.
+    let to_notifier = to_notifier
+        .into_iter()
+        .filter(|_| !settings.notifier_addresses.is_empty());
     let all = to_profile.into_iter().chain(to_presence).chain(to_groups);
-    Gateway::new(all.chain(to_blob)).with_method(BULK_TO_BLOB, bulk)
+    Gateway::new(all.chain(to_blob).chain(to_notifier)).with_method(BULK_TO_BLOB, bulk)
 }

@@ -67,6 +67,11 @@ const fn http_connections_max() -> usize {
     256
 }
 
+/// Whether mail can be sent so, as far as it can be said without asking anybody.
+pub fn check(config: &Config, app_name: &str) -> Result<(), SetupError> {
+    Post::open(config.clone(), app_name, &Secret::default()).map(drop)
+}
+
 /// Sends mail.
 pub(crate) struct Post {
     mailer: Mailer,

@@ -6,7 +6,6 @@
 //! which a crash makes a push come twice: with the same collapse id, so that a device shows it once.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -57,6 +56,8 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Pause between tries of what the store or the log refused.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a reader that may take no more looks whether its partition is taken away.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What happened so far; all grow only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,6 +109,15 @@ pub struct Pusher {
 /// Rounds that are under way.
 type UnderWay = FuturesUnordered<BoxFuture<'static, Round>>;
 
+/// A partition that is read.
+struct Partition {
+    id: ReaderId,
+    /// The position in the store.
+    saved: u64,
+    window: Window,
+    under_way: UnderWay,
+}
+
 /// Why reading ended, or must be begun again.
 #[derive(Debug, thiserror::Error)]
 enum Stopped {
@@ -122,11 +132,12 @@ enum Stopped {
 impl Stopped {
     /// Whether it goes on by itself, from the stored position.
     fn passes(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Log(LogError::Failed(_))
-                | Self::Store(StoreError::Unavailable(_) | StoreError::PositionBelowSaved)
-        )
+            | Self::Store(StoreError::Unavailable(_) | StoreError::PositionBelowSaved) => true,
+            Self::Log(LogError::OutOfRange { offset, first, .. }) => offset < first,
+            _ => false,
+        }
     }
 }
 
@@ -197,7 +208,8 @@ impl Pusher {
             partitions: identity.partitions,
         };
         let (provider, partition) = (self.kind.name(), reader.partition());
-        loop {
+        reader.keep_until_dropped();
+        while !reader.is_revoked() {
             match self.read(&identity, reader.as_mut()).await {
                 Ok(()) | Err(Stopped::Log(LogError::Revoked | LogError::Closed)) => return,
                 Err(error) if error.passes() => {
@@ -227,63 +239,90 @@ impl Pusher {
             topic: Topic::Offline.name(),
             partition: reader.partition(),
         };
-        let opened = self.store.open_reader(id.clone(), identity.clone()).await;
-        let mut saved = opened?;
-        reader.seek(saved).await?;
-        let (mut under_way, ending) = (UnderWay::new(), self.stop.child_token());
-        let ended = self.rounds(&id, reader, &mut saved, &mut under_way, &ending);
-        let ended = ended.await;
-        // Pushes that are on their way are waited for: who reads next must know those that were taken.
+        let saved = self.store.open_reader(id.clone(), identity.clone()).await?;
+        let begin = self.begin(reader, saved).await?;
+        let mut partition = Partition {
+            id,
+            saved,
+            window: Window::new(begin),
+            under_way: UnderWay::new(),
+        };
+        let ending = self.stop.child_token();
+        let ended = self.rounds(&mut partition, reader, &ending).await;
+        // Pushes that are on their way are waited for, and what became of them is kept: the partition is
+        // given to nobody else before, and whoever reads next must know those that were taken.
         ending.cancel();
-        while under_way.next().await.is_some() {}
+        while let Some(round) = partition.under_way.next().await {
+            partition.give_back(round);
+        }
+        if matches!(ended, Ok(()) | Err(Stopped::Log(LogError::Revoked)))
+            && let Err(error) = self.save(&mut partition).await
+        {
+            let provider = self.kind.name();
+            tracing::warn!(provider, %error, "the last position is not kept: records come again");
+        }
         ended
+    }
+
+    /// Puts the reader at the position that is saved, or at the first record that there is still: a reader
+    /// that is new, or was away for longer than the log keeps records, has nothing to tell of older ones.
+    async fn begin(&self, reader: &mut dyn PartitionReader, saved: u64) -> Result<u64, Stopped> {
+        let mut begin = saved;
+        loop {
+            match reader.seek(begin).await {
+                Ok(()) => return Ok(begin),
+                // The log may go on deleting meanwhile.
+                Err(LogError::OutOfRange { first, .. }) if begin < first => begin = first,
+                Err(error) => return Err(error.into()),
+            }
+            let (provider, partition) = (self.kind.name(), reader.partition());
+            tracing::warn!(provider, partition, saved, begin, "older records are gone");
+        }
     }
 
     async fn rounds(
         &self,
-        id: &ReaderId,
+        partition: &mut Partition,
         reader: &mut dyn PartitionReader,
-        saved: &mut u64,
-        under_way: &mut UnderWay,
         ending: &CancellationToken,
     ) -> Result<(), Stopped> {
-        let (mut window, mut synced) = (Window::new(*saved), *saved);
+        let mut synced = partition.saved;
         let (mut save_at, mut sync_at) = (Instant::now(), Instant::now());
-        let mut stopping = false;
         loop {
-            while !stopping && under_way.len() < ROUNDS_MAX && window.is_ready() {
-                let items = window.take(USERS_MAX, CONVERSATIONS_MAX);
-                under_way.push(self.round(items, ending.clone()));
+            while partition.under_way.len() < ROUNDS_MAX && partition.window.is_ready() {
+                let items = partition.window.take(USERS_MAX, CONVERSATIONS_MAX);
+                partition.under_way.push(self.round(items, ending.clone()));
             }
-            if stopping && under_way.is_empty() {
-                return Ok(self.save(id, saved, window.position()).await?);
-            }
-            let position = window.position();
-            let quiet = tokio::time::sleep_until(match position > *saved {
+            let (position, saved) = (partition.window.position(), partition.saved);
+            let quiet = tokio::time::sleep_until(match position > saved {
                 true => save_at,
                 false => sync_at,
             });
+            let is_full = partition.window.len() >= WINDOW_MAX;
             tokio::select! {
-                records = reader.next(READ_MAX), if !stopping && window.len() < WINDOW_MAX => {
+                records = reader.next(READ_MAX), if !is_full => {
                     for record in records? {
-                        self.take_in(&mut window, record.offset, &record.payload)?;
+                        self.take_in(&mut partition.window, record.offset, &record.payload)?;
                     }
                 }
-                Some(round) = under_way.next(), if !under_way.is_empty() => {
-                    let users: HashSet<_> = round.users;
-                    window.give_back(users, round.done, round.again);
+                Some(round) = partition.under_way.next(), if !partition.under_way.is_empty() => {
+                    partition.give_back(round);
                 }
-                () = quiet, if position > *saved || *saved > synced => {}
-                () = self.stop.cancelled(), if !stopping => stopping = true,
+                () = quiet, if position > saved || saved > synced => {}
+                () = tokio::time::sleep(LOOK), if is_full => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+            if reader.is_revoked() {
+                return Err(LogError::Revoked.into());
             }
             let now = Instant::now();
             if now >= save_at {
-                self.save(id, saved, window.position()).await?;
+                self.save(partition).await?;
                 save_at = now + POSITION_INTERVAL;
             }
-            if *saved > synced && now >= sync_at {
+            if partition.saved > synced && now >= sync_at {
                 self.store.sync().await?;
-                synced = *saved;
+                synced = partition.saved;
                 reader.commit(synced);
                 sync_at = now + SYNC_INTERVAL;
             }
@@ -318,13 +357,23 @@ impl Pusher {
         .boxed()
     }
 
-    async fn save(&self, id: &ReaderId, saved: &mut u64, to: u64) -> Result<(), StoreError> {
-        if to > *saved {
-            let (reader, from) = (id.clone(), *saved);
+    async fn save(&self, partition: &mut Partition) -> Result<(), StoreError> {
+        let (from, to) = (partition.saved, partition.window.position());
+        if to > from {
+            let reader = partition.id.clone();
             let advance = PositionAdvance { reader, from, to };
             self.store.save_position(advance).await?;
-            *saved = to;
+            partition.saved = to;
         }
         Ok(())
     }
 }
+
+impl Partition {
+    fn give_back(&mut self, round: Round) {
+        self.window.give_back(round.users, round.done, round.again);
+    }
+}
+
+#[cfg(test)]
+mod tests;

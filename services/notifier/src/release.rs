@@ -32,8 +32,9 @@ pub(crate) fn start(
     let stop = tasks.stop_token();
     tasks.spawn(async move {
         while wait(&stop).await {
-            let now = clock.now_unix_ms();
             loop {
+                // Of each batch: many may take longer than a claim is good.
+                let now = clock.now_unix_ms();
                 match release(log.as_ref(), store.as_ref(), now).await {
                     Ok(count) if count == BATCH_MAX && !stop.is_cancelled() => {}
                     Ok(_) => break,
@@ -43,7 +44,8 @@ pub(crate) fn start(
                     }
                 }
             }
-            let forgotten = store.forget_told(now - TOLD_LIFE_MS, BATCH_MAX).await;
+            let before = clock.now_unix_ms().saturating_sub(TOLD_LIFE_MS);
+            let forgotten = store.forget_told(before, BATCH_MAX).await;
             if let Err(error) = forgotten {
                 tracing::warn!(%error, "cannot forget who was told long ago");
             }
@@ -59,7 +61,7 @@ async fn wait(stop: &CancellationToken) -> bool {
 
 /// Releases what is due, and answers how much it was.
 async fn release(log: &dyn EventLog, store: &dyn Store, now: i64) -> Result<usize, StoreError> {
-    let lease = now + LEASE_MS;
+    let lease = now.saturating_add(LEASE_MS);
     let due = store.claim_held(now, lease, BATCH_MAX).await?;
     if due.is_empty() {
         return Ok(0);

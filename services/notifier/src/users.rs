@@ -124,7 +124,12 @@ impl Users {
             partition: reader.partition(),
         };
         let mut saved = self.store.open_reader(id.clone(), identity).await?;
-        reader.seek(saved).await?;
+        match reader.seek(saved).await {
+            // New here: of what the log keeps no more, no token is good. Later a gap would be log-outs that
+            // are missed.
+            Err(LogError::OutOfRange { first, .. }) if saved == 0 => reader.seek(first).await?,
+            sought => sought?,
+        }
         while let Some(records) = self.stop.run_until_cancelled(reader.next(READ_MAX)).await {
             let (mut devices, mut to) = (Vec::new(), saved);
             for record in records? {

@@ -63,6 +63,10 @@ pub struct ClusterOptions {
     pub groups: usize,
     /// Processes of blob.
     pub blob: usize,
+    /// Processes of the notifier.
+    pub notifier: usize,
+    /// By whom users are told of what they have not received; nobody is told otherwise.
+    pub pushes: Option<Pushes>,
     /// Whether every way between two parts, and from clients, goes through a [`Link`].
     pub linked: bool,
     /// Partitions of each topic.
@@ -92,6 +96,8 @@ impl Default for ClusterOptions {
             presence: 2,
             groups: 2,
             blob: 2,
+            notifier: 2,
+            pushes: None,
             linked: false,
             // Each node has some of them, also when one is gone; fewer make fuller batches.
             partitions: 4,
@@ -104,6 +110,17 @@ impl Default for ClusterOptions {
             folder: None,
         }
     }
+}
+
+/// Firebase Cloud Messaging, or what stands in for it.
+#[derive(Debug, Clone)]
+pub struct Pushes {
+    /// Where it is.
+    pub url: String,
+    /// The file of a service account that it believes.
+    pub service_account_file: PathBuf,
+    /// How long a message may be on its way before its recipient is told.
+    pub after: Duration,
 }
 
 /// What the services need and do not bring.

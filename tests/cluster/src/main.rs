@@ -1,12 +1,15 @@
 //! `cargo run --release -p cluster`: a whole messenger on this machine, until Ctrl-C.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use cluster::{Cluster, ClusterOptions, Service};
+use cluster::{Cluster, ClusterOptions, Pushes, Service};
 
 mod failover;
+
+/// How long a message may be on its way before its recipient is told, as in the one-process form.
+const PUSHED_AFTER: Duration = Duration::from_secs(10);
 
 /// Starts Kafka, PostgreSQL, an S3 server and several processes of each service on free ports.
 #[derive(Debug, Parser)]
@@ -50,6 +53,15 @@ struct Size {
     /// Processes of blob
     #[arg(long, global = true, default_value_t = 2)]
     blob: usize,
+    /// Processes of the notifier
+    #[arg(long, global = true, default_value_t = 2)]
+    notifier: usize,
+    /// Where Firebase Cloud Messaging is, or what stands in for it: who is away for 10 s is pushed to
+    #[arg(long, global = true, value_name = "URL", requires = "fcm_account")]
+    fcm_url: Option<String>,
+    /// The file of a service account that it believes
+    #[arg(long, global = true, value_name = "FILE", requires = "fcm_url")]
+    fcm_account: Option<PathBuf>,
     /// Partitions of each topic
     #[arg(long, global = true, default_value_t = 4)]
     partitions: u32,
@@ -73,12 +85,23 @@ impl Size {
             presence: self.presence,
             groups: self.groups,
             blob: self.blob,
+            notifier: self.notifier,
+            pushes: self.pushes(),
             partitions: self.partitions,
             folder: self.folder.clone(),
             relaxed: self.relaxed,
             kafka: self.kafka.clone(),
             ..ClusterOptions::default()
         }
+    }
+
+    fn pushes(&self) -> Option<Pushes> {
+        Some(Pushes {
+            url: self.fcm_url.clone()?,
+            // Processes are started elsewhere.
+            service_account_file: std::path::absolute(self.fcm_account.as_ref()?).ok()?,
+            after: PUSHED_AFTER,
+        })
     }
 }
 
@@ -106,7 +129,7 @@ async fn up(options: ClusterOptions) -> Result<()> {
                 interrupted?;
                 break;
             }
-            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
                 let died = cluster.died();
                 for name in died.iter().filter(|name| !died_before.contains(*name)) {
                     eprintln!("{name} has ended; its log:\n{}", cluster.log(name));

@@ -22,16 +22,19 @@ pub enum Service {
     Groups,
     /// Pictures and video.
     Blob,
+    /// Pushes to who is away.
+    Notifier,
 }
 
 impl Service {
     /// Every service, in the order in which a cluster is started.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Profile,
         Self::Presence,
         Self::Groups,
         Self::Blob,
         Self::Messaging,
+        Self::Notifier,
     ];
 
     /// Also the name of its program and of its database.
@@ -42,6 +45,7 @@ impl Service {
             Self::Presence => "presence",
             Self::Groups => "groups",
             Self::Blob => "blob",
+            Self::Notifier => "notifier",
         }
     }
 
@@ -53,6 +57,7 @@ impl Service {
             Self::Presence => "messenger.presence.v1.PresenceService",
             Self::Groups => "messenger.groups.v1.GroupService",
             Self::Blob => "messenger.blob.v1.BlobService",
+            Self::Notifier => "messenger.notifier.v1.NotifierService",
         }
     }
 }

@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 use servers::{kafka::ExtraListener, s3};
 
 use crate::{
-    CLIENT, ClusterOptions, Link, Node, POSTGRES, S3_NODE, Servers, Service, node::free_address,
+    CLIENT, ClusterOptions, Link, Node, POSTGRES, Pushes, S3_NODE, Servers, Service,
+    node::free_address,
 };
 
 /// The key that services sign their calls with.
@@ -36,6 +37,7 @@ pub(crate) fn place_nodes(
             Service::Presence => options.presence,
             Service::Groups => options.groups,
             Service::Blob => options.blob,
+            Service::Notifier => options.notifier,
         };
         for at in 0..count {
             let name = format!("{service}-{at}");
@@ -86,9 +88,11 @@ const fn calls(service: Service) -> &'static [Service] {
             Service::Presence,
             Service::Groups,
             Service::Blob,
+            Service::Notifier,
         ],
         Service::Blob => &[Service::Profile, Service::Messaging],
         Service::Groups => &[Service::Profile, Service::Presence],
+        Service::Notifier => &[Service::Profile, Service::Messaging, Service::Groups],
         Service::Profile => &[],
         Service::Presence => &[Service::Profile, Service::Presence],
     }
@@ -273,8 +277,39 @@ impl<'a> Places<'a> {
                 self.replicas(name, "presence", &mut toml)?;
             }
             Service::Blob => self.blob_settings(node, &mut toml)?,
+            Service::Notifier => self.notifier_settings(node, &mut toml)?,
         }
         Ok(toml)
+    }
+
+    fn notifier_settings(&self, node: &Node, toml: &mut String) -> Result<()> {
+        for (key, of) in [
+            ("groups_addresses", Service::Groups),
+            ("messaging_addresses", Service::Messaging),
+            ("profile_addresses", Service::Profile),
+        ] {
+            toml.insert_str(0, &self.addresses(key, &node.name, of));
+        }
+        if self.options.relaxed {
+            write!(
+                toml,
+                "[notifier]\nsender_burst = 1000000\n\
+                 calls_per_second = 1000000\ncalls_burst = 1000000\n\n"
+            )?;
+        }
+        if let Some(Pushes {
+            url,
+            service_account_file,
+            ..
+        }) = &self.options.pushes
+        {
+            write!(
+                toml,
+                "[notifier.providers.fcm]\nurl = '{url}'\nservice_account_file = '{}'\n\n",
+                service_account_file.display()
+            )?;
+        }
+        Ok(())
     }
 
     fn blob_settings(&self, node: &Node, toml: &mut String) -> Result<()> {
@@ -318,6 +353,7 @@ impl<'a> Places<'a> {
         let edge = self.way("messaging", name, || node.address.to_string());
         for (key, of) in [
             ("blob_addresses", Service::Blob),
+            ("notifier_addresses", Service::Notifier),
             ("groups_addresses", Service::Groups),
             ("profile_addresses", Service::Profile),
         ] {
@@ -333,6 +369,9 @@ impl<'a> Places<'a> {
         }
         if let Some(heartbeat) = self.options.heartbeat {
             writeln!(toml, "heartbeat_interval_ms = {}", heartbeat.as_millis())?;
+        }
+        if let Some(pushes) = &self.options.pushes {
+            writeln!(toml, "offline_after_ms = {}", pushes.after.as_millis())?;
         }
         writeln!(toml)?;
         self.replicas(name, "presence", toml)

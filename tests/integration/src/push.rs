@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// is not known whether he is there, an answer of a provider that does not come, and the pause after it.
 const SHOWN_WITHIN: Duration = DEADLINE.saturating_mul(3);
 /// How long a message may be on its way in these tests.
-const AFTER: Duration = Duration::from_millis(200);
+pub(crate) const AFTER: Duration = Duration::from_millis(200);
 
 /// Settings that push by what stands in for Google.
 pub(crate) fn fcm_settings(google: &FcmStandIn, folder: &tempfile::TempDir) -> String {

@@ -87,6 +87,8 @@ struct Reader {
     cursor: Option<Cursor>,
     /// The batches after it.
     ahead: VecDeque<Batch>,
+    /// Whoever is told lets go only when it drops this.
+    kept: bool,
 }
 
 impl Reader {
@@ -111,6 +113,7 @@ impl Reader {
             position: committed.clamp(first, end),
             cursor: None,
             ahead: VecDeque::new(),
+            kept: false,
             shared,
         })
     }
@@ -118,7 +121,9 @@ impl Reader {
     /// Fails if this reader may read no more.
     fn check(&self) -> Result<(), LogError> {
         if self.signal.is_revoked() {
-            if let Ok(group) = find(&self.shared, self.group) {
+            if !self.kept
+                && let Ok(group) = find(&self.shared, self.group)
+            {
                 group.give_back(self.partition, &self.signal);
             }
             return Err(LogError::Revoked);
@@ -215,6 +220,14 @@ impl Reader {
 impl PartitionReader for Reader {
     fn partition(&self) -> u32 {
         self.partition
+    }
+
+    fn keep_until_dropped(&mut self) {
+        self.kept = true;
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.signal.is_revoked()
     }
 
     async fn range(&mut self) -> Result<(u64, u64), LogError> {

@@ -240,6 +240,9 @@ const fn close_timeout_ms() -> u32 {
 }
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// Of `offline`: a notifier, or a provider of pushes, that is away for less loses nothing of it. A device gets
+/// no push that is older than 3 days, so those who come later than this have nothing to tell.
+const OFFLINE_DAYS: u64 = 7;
 
 /// 12 partitions can be shared by 2, 3, 4, 6 or 12 processes evenly. Facts about accounts are few,
 /// and a new reader wants old ones.
@@ -252,7 +255,7 @@ fn topics() -> BTreeMap<Topic, TopicConfig> {
         (Topic::Messages, topic(12, 7)),
         (Topic::Fanout, topic(12, 7)),
         (Topic::Inbox, topic(12, 7)),
-        (Topic::Offline, topic(6, 7)),
+        (Topic::Offline, topic(6, OFFLINE_DAYS)),
         (Topic::Users, topic(3, 365)),
         // As many partitions as `Messages`: a barrier goes from each of those to the same of these.
         (Topic::References, topic(12, 7)),

@@ -87,6 +87,10 @@ impl Slot {
         self.wake.notify_one();
     }
 
+    fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
     pub(super) fn is_let_go(&self) -> bool {
         self.let_go.load(Ordering::Acquire)
     }
@@ -115,6 +119,8 @@ pub(super) struct Reader {
     sought: bool,
     /// To be answered by the next call, after the records before it.
     failure: Option<KafkaError>,
+    /// Whoever is told lets go only when it drops this.
+    kept: bool,
 }
 
 impl Reader {
@@ -126,14 +132,17 @@ impl Reader {
             position: slot.begin,
             sought: true,
             failure: None,
+            kept: false,
             slot,
         }
     }
 
     /// Fails if this reader may read no more.
     fn check(&self) -> Result<(), LogError> {
-        if self.slot.revoked.load(Ordering::Acquire) && !self.member.shared.is_closed() {
-            self.slot.let_go.store(true, Ordering::Release);
+        if self.slot.is_revoked() && !self.member.shared.is_closed() {
+            if !self.kept {
+                self.slot.let_go.store(true, Ordering::Release);
+            }
             return Err(LogError::Revoked);
         }
         if self.member.shared.is_closed() {
@@ -315,6 +324,14 @@ fn seek(
 impl PartitionReader for Reader {
     fn partition(&self) -> u32 {
         u32::try_from(self.slot.partition).unwrap_or(0)
+    }
+
+    fn keep_until_dropped(&mut self) {
+        self.kept = true;
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.slot.is_revoked()
     }
 
     async fn range(&mut self) -> Result<(u64, u64), LogError> {

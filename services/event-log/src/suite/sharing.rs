@@ -231,6 +231,47 @@ pub async fn a_revoked_reader_gets_no_more_records(fixture: &dyn Fixture) {
     fixture.close(log).await;
 }
 
+/// Its reader has something under way that the next one must know the end of.
+pub async fn a_partition_that_is_kept_is_handed_on_when_its_reader_is_dropped(
+    fixture: &dyn Fixture,
+) {
+    let log = fixture.open().await;
+    append_round(&log, 0).await;
+    let (_one, mut readers) = read_alone(&log, GROUPS[0]).await;
+    readers
+        .values_mut()
+        .for_each(|reader| reader.keep_until_dropped());
+    assert!(readers.values().all(|reader| !reader.is_revoked()));
+    let joining = within("joining", log.join(GROUPS[0], Topic::Messages));
+    let mut two = joining.await.expect("the group is known");
+    let revoked = async {
+        while readers.values().filter(|r| r.is_revoked()).count() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the revocation", revoked).await;
+    let revoked = readers.values().filter(|reader| reader.is_revoked());
+    let revoked: BTreeSet<u32> = revoked.map(|reader| reader.partition()).collect();
+    for partition in &revoked {
+        let reader = readers.get_mut(partition).expect("a reader");
+        let refused = within("the refusal", reader.next(1)).await;
+        assert_eq!(refused.err(), Some(LogError::Revoked));
+        // What it says of its end still counts.
+        reader.commit(1);
+    }
+    let early = tokio::time::timeout(EARLY, two.assigned()).await;
+    assert!(early.is_err(), "a partition was given to two readers");
+    for partition in &revoked {
+        drop(readers.remove(partition));
+    }
+    for _ in 0..2 {
+        let reader = assigned(&mut two).await;
+        assert!(revoked.contains(&reader.partition()));
+    }
+    assert!(readers.values().all(|reader| !reader.is_revoked()));
+    fixture.close(log).await;
+}
+
 /// A member that is left alone gets everything again.
 pub async fn a_partition_comes_back_after_it_was_taken_away(fixture: &dyn Fixture) {
     let log = fixture.open().await;

@@ -36,7 +36,7 @@ const ODD_PAUSE: Duration = Duration::from_secs(10 * 60);
 const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long a push may wait for its provider and then go as it was decided, unless it is the one that tries
 /// whether the provider works again: meanwhile it may have been read, or more may have come.
-const FRESH_MAX: Duration = Duration::from_secs(10);
+pub(crate) const FRESH_MAX: Duration = Duration::from_secs(10);
 /// Failures in a row of one push, each while nearly all others were answered, until it is held: it must not
 /// stop those behind it for what only it meets. With the pauses between them about 15 s.
 const ODD_TRIES_MAX: u32 = 6;

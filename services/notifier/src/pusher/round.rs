@@ -17,6 +17,7 @@ use runtime::{
     shutdown::CancellationToken,
     status::ApiError,
 };
+use tokio::time::Instant;
 
 use super::{Counters, count};
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
         DeviceSubject, DeviceTarget, Held, Preferences, PreviewDetail, ProviderKind, Subject, Told,
     },
     names::{Names, within},
-    providers::guard::{self, Guard},
+    providers::guard::{self, FRESH_MAX, Guard},
     push::{Alert, CollapseId, Push},
     rate::Rates,
     store::{Settled, Store, StoreError},
@@ -100,6 +101,7 @@ impl Rounds {
     /// Deals with these items. Always answers for all of them.
     pub(crate) async fn run(&self, items: Vec<Item>, stop: &CancellationToken) -> Round {
         let users: HashSet<_> = items.iter().map(|item| item.offline.subject.user).collect();
+        let asked = Instant::now();
         let mut plan = match stop.run_until_cancelled(self.plan(&items)).await {
             Some(Ok(plan)) => plan,
             other => {
@@ -112,7 +114,7 @@ impl Rounds {
             }
         };
         let (mut settled, again) = self
-            .push_all(std::mem::take(&mut plan.jobs), &items, stop)
+            .push_all(std::mem::take(&mut plan.jobs), (&items, asked), stop)
             .await;
         settled.held.append(&mut plan.held);
         count(&self.counters.held, settled.held.len());
@@ -319,14 +321,19 @@ impl Rounds {
         Ok(())
     }
 
-    /// Pushes all, and answers what is to be kept, and which items are to be tried again.
+    /// Pushes all that was asked about at this time, and answers what is to be kept, and which items are to
+    /// be tried again.
     async fn push_all(
         &self,
         jobs: Vec<Job>,
-        items: &[Item],
+        (items, asked): (&[Item], Instant),
         stop: &CancellationToken,
     ) -> (Settled, HashSet<usize>) {
         let tried = stream::iter(jobs).map(|job| async move {
+            // Meanwhile it may have been read. Or this process stood still, and another one has pushed it.
+            if asked.elapsed() >= FRESH_MAX {
+                return (job, guard::Settled::Old);
+            }
             let ended = self.guard.settle(&job.to.target, &job.push, stop).await;
             (job, ended)
         });

@@ -9,6 +9,7 @@ const GOOD: &str = "
 profile_addresses = ['127.0.0.1:1']
 groups_addresses = ['127.0.0.1:1']
 blob_addresses = ['127.0.0.1:1']
+notifier_addresses = ['127.0.0.1:1']
 [[presence]]
 name = 'presence-0'
 url = 'http://127.0.0.1:1'
@@ -43,6 +44,27 @@ secret_access_key = 'a-secret-of-ada'
 public_url = 'https://media.example.org'
 ";
 
+/// A secret key as the usual tools print it.
+const VAPID_KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA";
+
+const GOOD_OF_NOTIFIER: &str = "
+messaging_addresses = ['127.0.0.1:1']
+profile_addresses = ['127.0.0.1:1']
+groups_addresses = ['127.0.0.1:1']
+[server]
+listen = '127.0.0.1:0'
+service_key_file = 'service.pem'
+[postgres]
+url = 'postgres://test@127.0.0.1:1/notifier'
+[kafka]
+bootstrap_servers = '127.0.0.1:1'
+[notifier]
+sender_burst = 5
+[notifier.providers.web_push]
+key_file = 'vapid.key'
+contact = 'mailto:push@example.org'
+";
+
 /// Runs a service with these settings, beside the files that they name; answers its exit code and what it
 /// said.
 fn run(
@@ -57,6 +79,7 @@ fn run(
     if with_files {
         KeyPair::load_or_create(&folder.path().join("service.pem")).unwrap();
         fs::write(folder.path().join("urls.secret"), [7; 32]).unwrap();
+        fs::write(folder.path().join("vapid.key"), VAPID_KEY).unwrap();
     }
     let output = Command::new(program(service))
         .arg("--config")
@@ -76,6 +99,16 @@ fn a_wrong_setting_ends_a_process_with_2_and_is_named() {
             GOOD.replace("bootstrap_servers", "bootstrap"),
             vec![],
             "bootstrap",
+        ),
+        (
+            GOOD.replace("notifier_addresses", "notifier_address"),
+            vec![],
+            "notifier_address",
+        ),
+        (
+            GOOD.to_owned(),
+            vec!["--set", "messaging.offline_after_ms=-1"],
+            "messaging.offline_after_ms",
         ),
         (
             GOOD.replace("[kafka]", "[kafka]\nreplication_factor = 'three'"),
@@ -147,5 +180,65 @@ fn a_wrong_setting_of_blob_is_named_before_it_waits_for_anybody_and_no_secret_is
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains(named), "{said} does not name {named}");
         assert!(!said.contains("a-secret-of-ada"), "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_setting_of_the_notifier_is_named_before_it_waits_for_anybody_and_no_secret_is_told() {
+    // What is right in itself waits for profile for ever.
+    let with_fcm = "[notifier.providers.fcm]\nservice_account_file";
+    let cases = [
+        (
+            "messaging_addresses",
+            "messaging_address",
+            "messaging_address",
+        ),
+        ("groups_addresses = ['127.0.0.1:1']", "", "groups_addresses"),
+        ("'service.pem'", "'nowhere'", "server.service_key_file"),
+        (
+            "sender_burst = 5",
+            "sender_burst = 0",
+            "notifier.sender_burst",
+        ),
+        ("sender_burst", "sender_bursts", "notifier.sender_bursts"),
+        (
+            "'mailto:push@example.org'",
+            "'push@example.org'",
+            "notifier.providers.web_push.contact",
+        ),
+        (
+            "contact",
+            "allowed_hosts = ['*']\ncontact",
+            "notifier.providers.web_push.allowed_hosts",
+        ),
+        // A key that one replica has alone is known to no browser of the others.
+        (
+            "'vapid.key'",
+            "'nowhere'",
+            "notifier.providers.web_push.key_file",
+        ),
+        (
+            "'vapid.key'",
+            "'service.pem'",
+            "notifier.providers.web_push.key_file",
+        ),
+        (
+            "[notifier.providers.web_push]",
+            &format!("{with_fcm} = 'nowhere'\n[notifier.providers.web_push]"),
+            "notifier.providers.fcm.service_account_file",
+        ),
+        (
+            "[notifier.providers.web_push]",
+            &format!("{with_fcm} = 'vapid.key'\n[notifier.providers.web_push]"),
+            "notifier.providers.fcm.service_account_file",
+        ),
+    ];
+    for (good, bad, named) in cases {
+        assert!(GOOD_OF_NOTIFIER.contains(good), "{good}");
+        let settings = GOOD_OF_NOTIFIER.replacen(good, bad, 1);
+        let (code, said) = run("notifier", &settings, &[], true);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(named), "{said} does not name {named}");
+        assert!(!said.contains(VAPID_KEY), "{said}");
     }
 }

@@ -139,6 +139,13 @@ impl PartitionReader for Reader {
         0
     }
 
+    // It is the only one.
+    fn keep_until_dropped(&mut self) {}
+
+    fn is_revoked(&self) -> bool {
+        false
+    }
+
     async fn range(&mut self) -> Result<(u64, u64), LogError> {
         let end = self.log.records.lock().last().map_or(0, |r| r.offset + 1);
         Ok((0, end))
