@@ -26,6 +26,7 @@ pub mod config;
 mod decide;
 mod grpc;
 pub mod limits;
+pub mod mail;
 pub mod model;
 mod names;
 pub mod providers;

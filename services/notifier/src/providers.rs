@@ -12,7 +12,7 @@ pub mod apns;
 pub mod fcm;
 pub mod guard;
 mod http;
-mod trust;
+pub(crate) mod trust;
 pub mod web_push;
 
 /// Which providers there are. One that is left out is not pushed to.

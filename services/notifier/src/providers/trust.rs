@@ -10,7 +10,7 @@ const IN_A_ROW_MAX: u32 = 100;
 
 /// What such an answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Blame {
+pub(crate) enum Blame {
     /// The device: others were taken with the same settings.
     Device,
     /// Not known: nothing was taken with these settings since the process began.
@@ -21,20 +21,20 @@ pub(super) enum Blame {
 
 /// What was seen with some settings.
 #[derive(Debug, Default)]
-pub(super) struct Trust {
+pub(crate) struct Trust {
     proven: AtomicBool,
     in_a_row: AtomicU32,
 }
 
 impl Trust {
     /// The provider knew a device: the settings are right.
-    pub(super) fn proven(&self) {
+    pub(crate) fn proven(&self) {
         self.proven.store(true, Ordering::Relaxed);
         self.in_a_row.store(0, Ordering::Relaxed);
     }
 
     /// The provider said it of one more device.
-    pub(super) fn blame(&self) -> Blame {
+    pub(crate) fn blame(&self) -> Blame {
         let before = self
             .in_a_row
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
