@@ -5,7 +5,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 use proto::messaging::v1::{
     ListUnreadRequest, UnreadConversation, UnreadMessage, inbox_service_client::InboxServiceClient,
 };
@@ -18,10 +18,10 @@ use runtime::{
 };
 
 use crate::{
-    mail::{Digest, DigestConversation, DigestLine, SendOutcome},
+    mail::{DigestConversation, DigestLine, SendOutcome},
     model::{DigestMail, DueDigest, FinishedDigest, PreviewDetail},
     names::{Names, within},
-    post::Post,
+    post::{Post, Said},
     quiet::zone,
     store::Store,
     words,
@@ -43,7 +43,10 @@ const LEASE_LEFT_MIN_MS: i64 = 60 * 1_000;
 /// How long after it was due a digest is tried again whose mailbox, or whose server, says "not now". Then the next
 /// period has its turn.
 const PATIENCE_MS: i64 = 4 * 60 * 60 * 1_000;
-/// Conversations that a digest shows, the most recent first.
+/// The same where it seems to be nobody's mailbox: a server that is away, and one that puts one mailbox off for ever,
+/// say the same.
+const GIVE_UP_MS: i64 = 24 * 60 * 60 * 1_000;
+/// Conversations that a digest shows, the most recent first: as many as a mail can show.
 const CONVERSATIONS_MAX: u32 = 20;
 /// First and longest pause between tries to keep what became of a mail.
 const KEEP_AGAIN_MIN: Duration = Duration::from_millis(50);
@@ -60,7 +63,7 @@ pub(crate) struct Digests {
 
 /// What a digest says, and how much is told by it.
 struct Told {
-    digest: Digest,
+    said: Said,
     newest_unix_ms: i64,
 }
 
@@ -76,6 +79,7 @@ impl Digests {
                 let now = self.clock.now_unix_ms();
                 while self.send_due(now, &stop).await == BATCH_MAX {}
             }
+            self.post.close().await;
         });
     }
 
@@ -110,23 +114,37 @@ impl Digests {
             }
         };
         let Some(Told {
-            digest,
+            said,
             newest_unix_ms,
         }) = told
         else {
             return self.finish(due, DigestMail::None, stop).await;
         };
-        let outcome = self.post.send_digest(&due, &digest).await;
+        let outcome = self.post.send_digest(&due, said).await;
         let now = self.clock.now_unix_ms();
-        let is_late = now.saturating_sub(due.due_unix_ms) >= PATIENCE_MS;
+        let late_ms = now.saturating_sub(due.due_unix_ms);
+        let is_late = late_ms >= PATIENCE_MS;
         let mail = match outcome {
             SendOutcome::Taken => DigestMail::Taken {
                 told_unix_ms: newest_unix_ms,
             },
-            SendOutcome::HardBounce => DigestMail::HardBounce,
-            SendOutcome::SoftBounce if is_late => DigestMail::SoftBounce,
-            SendOutcome::Refused if is_late => DigestMail::None,
-            SendOutcome::SoftBounce | SendOutcome::Refused | SendOutcome::Unavailable => return,
+            SendOutcome::HardBounce(_) => DigestMail::HardBounce,
+            SendOutcome::SoftBounce(_) if is_late => DigestMail::SoftBounce,
+            SendOutcome::Refused {
+                settings: false,
+                why,
+            } => {
+                tracing::warn!(why, "a digest was refused");
+                if !is_late {
+                    return;
+                }
+                DigestMail::None
+            }
+            // The next one tells of what this one did not.
+            SendOutcome::Unavailable { .. } if late_ms >= GIVE_UP_MS => DigestMail::None,
+            SendOutcome::SoftBounce(_)
+            | SendOutcome::Refused { .. }
+            | SendOutcome::Unavailable { .. } => return,
         };
         self.finish(due, mail, stop).await;
     }
@@ -176,33 +194,26 @@ impl Digests {
         for (of, (title, sender)) in unread.iter().zip(named) {
             let line = of.newest.as_ref().map(|message| DigestLine {
                 sender,
-                text: (detail == PreviewDetail::NameAndText).then(|| said(message)),
-                at: Timestamp::from_millisecond(message.time_unix_ms).map_or_else(
-                    |_| String::new(),
-                    |at| {
-                        at.to_zoned_datetime(zone.clone())
-                            .strftime("%a %-d %b, %H:%M")
-                            .to_string()
-                    },
-                ),
+                text: (detail == PreviewDetail::NameAndText).then(|| said_in(message)),
+                at: shown_at(message.time_unix_ms, &zone),
             });
+            let lines: Vec<_> = line.into_iter().collect();
+            let shown = u64::try_from(lines.len()).unwrap_or(0);
             conversations.push(DigestConversation {
                 title,
                 unread: of.unread_count,
-                newest: line.filter(|_| detail != PreviewDetail::Nothing),
+                mentions: false,
+                lines,
+                more: of.unread_count.saturating_sub(shown),
             });
         }
-        let digest = Digest {
-            to: due.email.address.clone(),
+        let said = Said {
             unread_total: unread.iter().map(|of| of.unread_count).sum(),
             conversations,
-            more: answer.more,
-            unsubscribe_url: self.post.unsubscribe_url(due),
-            message_id: self.post.digest_id(due),
-            open_url: self.post.config.open_url.clone(),
+            conversations_more: answer.more.into(),
         };
         Ok(Some(Told {
-            digest,
+            said,
             newest_unix_ms,
         }))
     }
@@ -246,18 +257,27 @@ impl Digests {
                 let name = groups.get(&(user, group)).map_or("Group", String::as_str);
                 (Some(name.to_owned()), Some(person(sender)))
             }
-            None => (Some(person(peer.or(sender))), None),
+            None => (Some(person(peer.or(sender))), Some(person(sender))),
         });
         Ok(named.collect())
     }
 }
 
 /// The text of a message, or what it has instead of one.
-fn said(message: &UnreadMessage) -> String {
+fn said_in(message: &UnreadMessage) -> String {
     match message.text.is_empty() {
         true => words::attached(message.attachment_count, message.video_count),
         false => message.text.clone(),
     }
+}
+
+/// As the user's clock shows it.
+fn shown_at(time_unix_ms: i64, zone: &TimeZone) -> String {
+    let Ok(at) = Timestamp::from_millisecond(time_unix_ms) else {
+        return String::new();
+    };
+    let at = at.to_zoned_datetime(zone.clone());
+    at.strftime("%a %-d %b, %H:%M").to_string()
 }
 
 async fn wait(stop: &CancellationToken) -> bool {

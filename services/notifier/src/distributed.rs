@@ -141,8 +141,11 @@ impl Settings {
             return Err(ConfigError::setting("notifier.mail.public_url", &problem));
         }
         post::check(mail, &self.notifier.app_name).map_err(|error| match &error {
-            SetupError::Setting { key, problem } => {
+            SetupError::Setting { key, problem } if key.starts_with("mail.") => {
                 ConfigError::setting(&format!("notifier.{key}"), problem)
+            }
+            SetupError::Setting { key, problem } => {
+                ConfigError::setting(&format!("notifier.mail.smtp.{key}"), problem)
             }
             SetupError::File { path, .. } | SetupError::Credential { path, .. } => {
                 let of_ca = mail.smtp.ca_file.as_ref() == Some(path);

@@ -80,14 +80,19 @@ impl Service {
         address: &str,
         code: &str,
     ) -> Result<(), ApiError> {
-        match post.send_code(user, address, code).await {
+        match post
+            .send_code(user, address, code, self.clock.now_unix_ms())
+            .await
+        {
             SendOutcome::Taken => Ok(()),
-            SendOutcome::HardBounce => Err(wrong_address(
+            SendOutcome::HardBounce(_) => Err(wrong_address(
                 "its mail server says that there is no such address",
             )),
-            SendOutcome::SoftBounce | SendOutcome::Refused | SendOutcome::Unavailable => Err(
-                ApiError::unavailable(&"the mail with the code was not taken"),
-            ),
+            SendOutcome::SoftBounce(_)
+            | SendOutcome::Refused { .. }
+            | SendOutcome::Unavailable { .. } => Err(ApiError::unavailable(
+                &"the mail with the code was not taken",
+            )),
         }
     }
 

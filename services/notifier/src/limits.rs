@@ -13,8 +13,6 @@ pub const PUSH_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a provider keeps a push for a device that is off: what is older is old news, and the device
 /// asks for all of it anyway when it comes back.
 pub const PUSH_LIFE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
-/// Bytes of an address: RFC 5321 allows 254 in a path.
-pub const ADDRESS_BYTES_MAX: usize = 254;
 /// Bytes of the endpoint of a browser.
 pub const ENDPOINT_BYTES_MAX: usize = 2_048;
 /// Bytes of a registration token of FCM. Theirs have 150 to 350; they name no bound.

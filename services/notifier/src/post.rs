@@ -6,22 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use data_encoding::BASE32_NOPAD_NOCASE;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
 use rand::RngExt;
 use runtime::{ids::UserId, secret::Secret, status::ApiError};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use crate::{
     http::UNSUBSCRIBE_PATH,
-    mail::{self, Mailer, MessageError, SendOutcome, Sender, SmtpSettings},
-    model::DueDigest,
-    providers::{
-        SetupError,
-        trust::{Blame, Trust},
+    mail::{
+        self, Address, DigestConversation, MailError, Mailer, SendOutcome, Sender, SmtpSettings,
     },
+    model::DueDigest,
+    providers::SetupError,
     tokens::{Named, Tokens},
 };
 
@@ -38,17 +35,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 pub struct Config {
     /// The server that takes it.
     pub smtp: SmtpSettings,
-    /// Whom it is from, such as `Messenger <no-reply@example.org>`.
-    pub from: String,
     /// Where people reach the HTTP listener, such as `https://chat.example.org`: links of digests begin
     /// with it. Empty = the listener's own address, for trying it out.
     #[serde(default)]
     pub public_url: String,
     /// Where the app is opened, if a digest shall have a link to it.
     pub open_url: Option<String>,
-    /// The domain that mail comes back to, if somebody reads it there and reports it; else it comes back to
-    /// `from`.
-    pub bounce_domain: Option<String>,
     /// Where people and mail programs end digests by HTTP.
     pub listen: std::net::SocketAddr,
     /// Mails a second, of each process.
@@ -82,7 +74,16 @@ pub(crate) struct Post {
     public_url: OnceLock<String>,
     rate: DefaultDirectRateLimiter,
     away: Mutex<Away>,
-    trust: Trust,
+}
+
+/// What a digest says, and not how.
+pub(crate) struct Said {
+    /// Over all conversations.
+    pub(crate) unread_total: u64,
+    /// The most recent first.
+    pub(crate) conversations: Vec<DigestConversation>,
+    /// Conversations with unread messages that are not among them.
+    pub(crate) conversations_more: u64,
 }
 
 /// That the mail server could not be reached.
@@ -100,26 +101,16 @@ impl Post {
         app_name: &str,
         secret: &Secret,
     ) -> Result<Self, SetupError> {
-        let sender =
-            Sender::new(&config.from, app_name).map_err(|problem| setting("mail.from", problem))?;
         let mailer = Mailer::open(&config.smtp)?;
+        let sender = Sender {
+            app_name: app_name.to_owned(),
+            address: mailer.sender().address.clone(),
+        };
         let public_url = OnceLock::new();
         if !config.public_url.is_empty() {
-            let url = config.public_url.trim_end_matches('/');
-            if !(url.starts_with("https://") || url.starts_with("http://")) {
-                return Err(setting(
-                    "mail.public_url",
-                    "must begin with https://".to_owned(),
-                ));
-            }
-            let _ = public_url.set(url.to_owned());
+            let _ = public_url.set(config.public_url.trim_end_matches('/').to_owned());
         }
-        if let Some(domain) = &config.bounce_domain
-            && mail::parse_address(&format!("bounce@{domain}")).is_none()
-        {
-            return Err(setting("mail.bounce_domain", "not a domain".to_owned()));
-        }
-        Ok(Self {
+        let post = Self {
             mailer,
             sender,
             tokens: Tokens::new(secret),
@@ -127,8 +118,34 @@ impl Post {
             config,
             public_url,
             away: Mutex::default(),
-            trust: Trust::default(),
-        })
+        };
+        // A URL that no mail can have would be found out by the first digest.
+        let to = post.sender.address.clone();
+        let unsubscribe_url = match post.public_url.get() {
+            Some(url) => format!("{url}{UNSUBSCRIBE_PATH}"),
+            None => "http://127.0.0.1/".to_owned(),
+        };
+        let digest = mail::Digest {
+            to,
+            conversations: Vec::new(),
+            conversations_more: 0,
+            unread_total: 0,
+            unsubscribe_url,
+            open_url: post.config.open_url.clone(),
+            message_id: mail::message_id(&post.sender, ""),
+            date_unix_ms: 0,
+        };
+        match mail::digest(&post.sender, &digest) {
+            Ok(_) => Ok(post),
+            Err(error) => Err(SetupError::Setting {
+                key: match &error {
+                    MailError::Url("open URL") => "mail.open_url",
+                    MailError::Url(_) => "mail.public_url",
+                    _ => "mail",
+                },
+                problem: error.to_string(),
+            }),
+        }
     }
 
     /// Links begin with this, if the settings say nothing else.
@@ -150,45 +167,46 @@ impl Post {
     }
 
     /// Sends a code to an address that is to be confirmed.
-    pub(crate) async fn send_code(&self, user: UserId, address: &str, code: &str) -> SendOutcome {
-        let id = self.message_id(
-            "code",
-            &[
-                user.as_bytes(),
-                code.as_bytes(),
-                &rand::random::<[u8; 16]>(),
-            ],
-        );
-        let bytes = mail::confirmation(&self.sender, address, code, &id);
-        self.send(user, address, bytes).await
+    pub(crate) async fn send_code(
+        &self,
+        user: UserId,
+        address: &str,
+        code: &str,
+        now_unix_ms: i64,
+    ) -> SendOutcome {
+        let Some(to) = usable(address) else {
+            return unusable();
+        };
+        // Each is another mail: whoever asks for another one wants to see it.
+        let seed = format!("{user} {:032x}", rand::random::<u128>());
+        let mail = mail::confirmation(&self.sender, &to, code, &seed, now_unix_ms);
+        self.send(user, &to, mail).await
     }
 
     /// Sends the digest of a period. A period has one Message-ID, however often it is sent.
-    pub(crate) async fn send_digest(&self, due: &DueDigest, digest: &mail::Digest) -> SendOutcome {
-        let bytes = mail::digest(&self.sender, digest);
-        match self.send(due.user, &due.email.address, bytes).await {
-            // Codes do not count here: everybody may have one sent to an address that is none.
-            SendOutcome::HardBounce => match self.trust.blame() {
-                Blame::Device => SendOutcome::HardBounce,
-                Blame::Unknown => SendOutcome::SoftBounce,
-                Blame::Settings => {
-                    tracing::error!("the mail server knows no address at all: all mail waits");
-                    self.note(SendOutcome::Unavailable);
-                    SendOutcome::Unavailable
-                }
-            },
-            outcome => outcome,
-        }
-    }
-
-    /// What a digest needs besides what it tells of: its id and its links.
-    pub(crate) fn digest_id(&self, due: &DueDigest) -> String {
-        let parts = [&due.user.as_bytes()[..], &due.due_unix_ms.to_be_bytes()];
-        self.message_id("digest", &parts)
+    pub(crate) async fn send_digest(&self, due: &DueDigest, said: Said) -> SendOutcome {
+        let Some(to) = usable(&due.email.address) else {
+            return unusable();
+        };
+        let digest = mail::Digest {
+            to: to.clone(),
+            unread_total: said.unread_total,
+            conversations: said.conversations,
+            conversations_more: said.conversations_more,
+            unsubscribe_url: self.unsubscribe_url(due),
+            open_url: self.config.open_url.clone(),
+            message_id: mail::message_id(
+                &self.sender,
+                &format!("{} {}", due.user, due.due_unix_ms),
+            ),
+            date_unix_ms: due.due_unix_ms,
+        };
+        let mail = mail::digest(&self.sender, &digest);
+        self.send(due.user, &to, mail).await
     }
 
     /// Where the reader of a digest ends them.
-    pub(crate) fn unsubscribe_url(&self, due: &DueDigest) -> String {
+    fn unsubscribe_url(&self, due: &DueDigest) -> String {
         let token = self.tokens.make(due.user, &due.email.address);
         let base = self.public_url.get().map_or("", String::as_str);
         format!("{base}{UNSUBSCRIBE_PATH}{token}")
@@ -204,66 +222,82 @@ impl Post {
         self.tokens.check(local.get(BOUNCE_PREFIX.len()..)?)
     }
 
-    fn message_id(&self, kind: &str, parts: &[&[u8]]) -> String {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update(part);
-        }
-        let hash = hash.finalize();
-        let name = BASE32_NOPAD_NOCASE.encode(&hash[..16]).to_ascii_lowercase();
-        format!("{kind}.{name}@{}", self.sender.domain())
+    /// Ends its connections.
+    pub(crate) async fn close(&self) {
+        self.mailer.close().await;
     }
 
     async fn send(
         &self,
         user: UserId,
-        address: &str,
-        mail: Result<Vec<u8>, MessageError>,
+        to: &Address,
+        mail: Result<Vec<u8>, MailError>,
     ) -> SendOutcome {
         let mail = match mail {
             Ok(mail) => mail,
             Err(error) => {
                 tracing::error!(%error, "a mail cannot be written");
-                return SendOutcome::Refused;
+                return SendOutcome::Refused {
+                    settings: false,
+                    why: error.to_string(),
+                };
             }
         };
         self.rate.until_ready().await;
-        let from = match &self.config.bounce_domain {
-            Some(domain) => {
-                let token = self.tokens.make(user, address);
-                format!("{BOUNCE_PREFIX}{token}@{domain}")
-            }
-            None => self.sender.address().to_owned(),
-        };
-        let outcome = self.mailer.send(&from, address, &mail).await;
-        self.note(outcome);
-        if outcome == SendOutcome::Taken {
-            self.trust.proven();
-        }
+        let token = self.tokens.make(user, to.as_ref());
+        // Mail that comes back to nobody in particular is not to be told apart.
+        let from = self.config.smtp.bounce_domain.as_ref().and_then(|domain| {
+            let local = format!("{BOUNCE_PREFIX}{token}");
+            Address::new(local, domain).ok()
+        });
+        let from = from.as_ref().unwrap_or(&self.sender.address);
+        let outcome = self.mailer.send(from, to, &mail).await;
+        self.note(&outcome);
         outcome
     }
 
     /// Leaves a server that is away alone, longer each time. Beginning and end are logged once.
-    fn note(&self, outcome: SendOutcome) {
+    fn note(&self, outcome: &SendOutcome) {
         let mut away = self.away.lock();
-        if outcome != SendOutcome::Unavailable {
-            if std::mem::take(&mut *away).failures > 0 {
-                tracing::info!("the mail server is there again");
+        let (after, why) = match outcome {
+            SendOutcome::Unavailable { after, why } => (*after, why),
+            SendOutcome::Refused {
+                settings: true,
+                why,
+            } => (PAUSE_MAX, why),
+            _ => {
+                if std::mem::take(&mut *away).failures > 0 {
+                    tracing::info!("mail goes again");
+                }
+                return;
             }
-            return;
-        }
+        };
         // Of mails that were on their way together, one counts.
         if away.pause().is_some() {
             return;
         }
         if away.failures == 0 {
-            tracing::warn!("the mail server is away: what is to be sent waits");
+            tracing::warn!(why, "no mail can be sent: what is to be sent waits");
         }
-        let pause = PAUSE_MIN.saturating_mul(1 << away.failures.min(16));
+        let longer = PAUSE_MIN.saturating_mul(1 << away.failures.min(16));
+        // What the server wants at most, but not at once: an answer that is lost is soon given again.
+        let pause = longer.min(after.max(PAUSE_MIN)).min(PAUSE_MAX);
         // Processes come back one after the other.
         let spread = rand::rng().random_range(0.5..1.0);
-        away.until = Some(Instant::now() + pause.min(PAUSE_MAX).mul_f64(spread));
+        away.until = Some(Instant::now() + pause.mul_f64(spread));
         away.failures = away.failures.saturating_add(1);
+    }
+}
+
+/// Kept addresses were parsed when they were given.
+fn usable(address: &str) -> Option<Address> {
+    mail::parse_address(address)?.parse().ok()
+}
+
+fn unusable() -> SendOutcome {
+    SendOutcome::Refused {
+        settings: false,
+        why: "not an address".to_owned(),
     }
 }
 
@@ -272,8 +306,4 @@ impl Away {
         let left = self.until?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
     }
-}
-
-fn setting(key: &'static str, problem: String) -> SetupError {
-    SetupError::Setting { key, problem }
 }

@@ -74,7 +74,7 @@ pub(crate) fn attached(attachment_count: u32, video_count: u32) -> String {
 }
 
 /// At most so many bytes, and whole characters.
-fn cut(mut text: String, bytes_max: usize) -> String {
+pub(crate) fn cut(mut text: String, bytes_max: usize) -> String {
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max - '…'.len_utf8()));
         text.push('…');

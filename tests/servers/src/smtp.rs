@@ -1,23 +1,13 @@
-//! SMTP: a mail server that keeps what it takes, and misbehaves by whom a mail is for.
+//! SMTP: a server that keeps the mails that it takes in a temporary folder, and misbehaves towards some
+//! recipients (see `smtp/handler.py`).
 //!
-//! It is aiosmtpd, in an environment of Python's that is made once below cargo's target folder: 5 s, and no need for
-//! anything but `python3` with `venv` and the network. Others wait for the first who needs it.
-//!
-//! | recipient | what happens |
-//! |---|---|
-//! | `nobody@` | 550 5.1.1 |
-//! | `full@` | 452 4.2.2 |
-//! | `later@` | 451 4.7.1, after the mail |
-//! | `policy@`, `unwanted@` | 550 5.7.1; 554 5.7.1, after the mail |
-//! | `plain@` | 550 and no more |
-//! | `away@` | 421 |
-//! | `slow@` | two seconds |
-//! | `lost-answer@` | kept, and the connection is cut before the answer; once for each such address |
+//! The program is aiosmtpd, which a virtual environment of Python below cargo's target folder has. It is
+//! made once, in some seconds; others wait for the first who needs it.
 
 use std::{
     fs,
     fs::File,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -25,87 +15,88 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::process::{Process, target_folder};
 
+/// The version of aiosmtpd.
 const VERSION: &str = "1.4.6";
-const HANDLER: &str = include_str!("smtp/handler.py");
+/// What it does with mails.
+const HANDLER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/smtp/handler.py");
 /// How long a start may take; 300 ms on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two looks at whether it is ready.
 const LOOK: Duration = Duration::from_millis(10);
-/// Times that the installation is tried: the network is not always there.
-const INSTALL_TRIES: u32 = 3;
+/// Tries to fetch it: registries have bad minutes.
+const FETCH_TRIES: u32 = 3;
+
+/// How a server is to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Who must log in, and with which password; `None` = nobody need.
+    pub credentials: Option<(&'static str, &'static str)>,
+    /// With a certificate of its own for `localhost`.
+    pub tls: Tls,
+}
+
+/// Whether a server speaks TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// No.
+    #[default]
+    None,
+    /// From the first byte.
+    Implicit,
+    /// After it was asked, and then it wants it.
+    StartTls,
+}
+
+/// A mail that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// The envelope's sender.
+    pub from: String,
+    /// The envelope's recipients.
+    pub to: Vec<String>,
+    /// What came between DATA and the dot.
+    pub bytes: Vec<u8>,
+    /// The port of the connection's other end: the same for mails of one connection.
+    pub peer_port: u16,
+    /// It came over TLS.
+    pub tls: bool,
+    /// Its sender had logged in.
+    pub authenticated: bool,
+}
 
 /// A running server. Nothing of it is left when this is dropped, and also not when the process that
 /// holds it is killed.
 #[derive(Debug)]
 pub struct Smtp {
     python: PathBuf,
+    options: Options,
     address: SocketAddr,
-    options: SmtpOptions,
     // Before the folder: it must be gone when that is removed.
     process: Option<Process>,
     folder: TempDir,
 }
 
-/// How a server is to be.
-#[derive(Debug, Clone, Default)]
-pub struct SmtpOptions {
-    /// A user and a password that it insists on.
-    pub credentials: Option<(String, String)>,
-    /// It speaks TLS.
-    pub tls: Option<SmtpTls>,
-}
-
-/// With what a server speaks TLS.
-#[derive(Debug, Clone)]
-pub struct SmtpTls {
-    /// From the beginning of a connection, and not only after `STARTTLS`.
-    pub implicit: bool,
-    /// In PEM.
-    pub certificate: String,
-    /// In PEM.
-    pub key: String,
-}
-
-impl SmtpOptions {
-    fn tls_mode(&self) -> &'static str {
-        match &self.tls {
-            None => "",
-            Some(tls) if tls.implicit => "implicit",
-            Some(_) => "starttls",
-        }
-    }
-}
-
-/// A mail as it was taken.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Mail {
-    /// The sender of the envelope.
-    pub from: String,
-    /// The recipient of the envelope.
-    pub to: String,
-    /// Headers and body.
-    pub data: String,
-}
-
 impl Smtp {
-    /// Starts one that lets everybody in.
+    /// Starts one that takes mails of everybody, without TLS, on a free port of the loopback interface.
     pub fn start() -> Result<Self> {
-        Self::start_with(&SmtpOptions::default())
+        Self::start_with(Options::default())
     }
 
-    /// Starts one.
-    pub fn start_with(options: &SmtpOptions) -> Result<Self> {
+    /// Starts one as it is asked for.
+    pub fn start_with(options: Options) -> Result<Self> {
+        let python = python()?;
         let folder = tempfile::Builder::new().prefix("smtp-").tempdir()?;
         fs::create_dir(folder.path().join("mails"))?;
-        fs::write(folder.path().join("handler.py"), HANDLER)?;
+        if options.tls != Tls::None {
+            make_certificate(folder.path())?;
+        }
         let mut server = Self {
-            options: options.clone(),
-            python: python()?,
+            python,
+            options,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, crate::free_port()?)),
             process: None,
             folder,
@@ -119,24 +110,30 @@ impl Smtp {
         self.address
     }
 
-    /// What it has taken, in order.
-    pub fn mails(&self) -> Result<Vec<Mail>> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(self.folder.path().join("mails"))? {
-            let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
-                files.push(path);
-            }
-        }
-        files.sort();
-        let read = |path: &PathBuf| Ok(serde_json::from_slice(&fs::read(path)?)?);
-        files.iter().map(read).collect()
+    /// The certificate by which it is known, in PEM, if it speaks TLS.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificate.pem")
     }
 
-    /// SIGKILL. What it has taken stays. Does nothing if it is down.
+    /// The mails that it has taken since it was first started, in their order.
+    pub fn mails(&self) -> Result<Vec<Mail>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(self.folder.path().join("mails"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "eml") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        paths.iter().map(|path| mail(path)).collect()
+    }
+
+    /// The process; `None` while it is down.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// SIGKILL: its connections end. Mails stay. Does nothing if it is down.
     pub fn kill(&mut self) -> Result<()> {
         match self.process.take() {
             Some(mut process) => process.kill(),
@@ -144,97 +141,142 @@ impl Smtp {
         }
     }
 
-    /// Starts a server that is down, on the same port, and waits until it is ready.
+    /// Starts a server that is down, on the same folder and port, and waits until it is ready.
     pub fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the server is running");
-        let first = self.mails()?.len().to_string();
-        let mut arguments = vec!["handler.py".to_owned(), "mails".to_owned()];
-        if let Some((user, password)) = &self.options.credentials {
-            arguments.extend([user.clone(), password.clone()]);
+        let folder = self.folder.path();
+        let file = |name: &str| folder.join(name).display().to_string();
+        let mut arguments = vec![
+            HANDLER.to_owned(),
+            "--folder".to_owned(),
+            folder.display().to_string(),
+        ];
+        let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        option("--port", self.address.port().to_string());
+        if let Some((username, password)) = self.options.credentials {
+            option("--username", username.to_owned());
+            option("--password", password.to_owned());
         }
-        if let Some(tls) = &self.options.tls {
-            fs::write(self.folder.path().join("certificate.pem"), &tls.certificate)?;
-            fs::write(self.folder.path().join("key.pem"), &tls.key)?;
+        if self.options.tls != Tls::None {
+            let tls = match self.options.tls {
+                Tls::StartTls => "starttls",
+                Tls::Implicit | Tls::None => "implicit",
+            };
+            option("--tls", tls.to_owned());
+            option("--certificate", file("certificate.pem"));
+            option("--key", file("key.pem"));
         }
-        let log = self.folder.path().join("log");
-        let process = Process::start_with(
+        let listens = folder.join("port");
+        match fs::remove_file(&listens) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let process = Process::start(
             &self.python.display().to_string(),
             &arguments,
-            &[
-                ("PORT".to_owned(), self.address.port().to_string()),
-                ("FIRST".to_owned(), first),
-                ("TLS".to_owned(), self.options.tls_mode().to_owned()),
-            ],
-            self.folder.path(),
-            &log,
-            Some(self.folder.path()),
+            folder,
+            &folder.join("log"),
+            Some(folder),
         )?;
         let process = self.process.insert(process);
-        let said = || fs::read_to_string(&log).unwrap_or_default();
         let started = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
+        while !listens.is_file() {
             if !process.is_running() {
                 self.process = None;
-                bail!("aiosmtpd has ended: {}", said());
+                bail!("aiosmtpd has ended: {}", self.log());
             }
             if started.elapsed() > DEADLINE {
                 self.kill()?;
-                bail!("aiosmtpd was not ready after {DEADLINE:?}: {}", said());
+                bail!("aiosmtpd was not ready after {DEADLINE:?}: {}", self.log());
             }
             thread::sleep(LOOK);
         }
         Ok(())
     }
+
+    /// What it has said since it was first started.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
 }
 
-/// The interpreter that has aiosmtpd, made if it is not there. Several processes may want it at once: one makes it.
+fn mail(path: &Path) -> Result<Mail> {
+    let facts: serde_json::Value = serde_json::from_slice(&fs::read(path.with_extension("json"))?)?;
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let is = |key: &str| facts[key].as_bool().unwrap_or(false);
+    let to = facts["to"].as_array().context("no recipients")?;
+    Ok(Mail {
+        from: text(&facts["from"]).context("no sender")?,
+        to: to.iter().filter_map(text).collect(),
+        bytes: fs::read(path)?,
+        peer_port: facts["peer_port"].as_u64().unwrap_or(0).try_into()?,
+        tls: is("tls"),
+        authenticated: is("authenticated"),
+    })
+}
+
+/// A certificate of `localhost`, signed by itself, with its key.
+fn make_certificate(folder: &Path) -> Result<()> {
+    let command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+         -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
+         -keyout key.pem -out certificate.pem";
+    let mut openssl = Command::new("openssl");
+    openssl.args(command.split_whitespace()).current_dir(folder);
+    run(&mut openssl, "openssl")
+}
+
+/// Python with aiosmtpd, made if it is not there. Several processes may want it at once: one makes it.
 fn python() -> Result<PathBuf> {
     let cache = target_folder().join("servers");
     let folder = cache.join(format!("aiosmtpd-{VERSION}"));
-    let python = folder.join("bin/python");
-    let done = folder.join("done");
+    let (python, done) = (folder.join("bin/python"), folder.join("done"));
     if done.is_file() {
         return Ok(python);
     }
     fs::create_dir_all(&cache)?;
     let lock = File::create(cache.join("aiosmtpd.lock"))?;
     lock.lock()
-        .context("cannot wait for who installs aiosmtpd")?;
-    let mut tries = 0;
-    while !done.is_file() {
-        tries += 1;
-        match install(&folder, &python) {
-            Ok(()) => fs::write(&done, VERSION)?,
-            Err(error) if tries == INSTALL_TRIES => return Err(error),
-            Err(_) => thread::sleep(Duration::from_secs(1)),
-        }
+        .context("cannot wait for who fetches aiosmtpd")?;
+    if !done.is_file() {
+        install(&folder)?;
+        // Last: without it, what is there is of somebody who did not finish.
+        fs::write(&done, VERSION)?;
     }
     Ok(python)
 }
 
-fn install(folder: &Path, python: &Path) -> Result<()> {
-    let mut make = Command::new("python3");
-    make.args(["-m", "venv", "--clear"]).arg(folder);
-    run(
-        &mut make,
-        "python3 cannot make an environment (Debian: python3-venv)",
-    )?;
-    let mut install = Command::new(python);
-    let package = format!("aiosmtpd=={VERSION}");
-    install.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        &package,
-    ]);
-    run(&mut install, "pip cannot install aiosmtpd")
+fn install(folder: &Path) -> Result<()> {
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear"]).arg(folder);
+    run(&mut venv, "python3 -m venv (Debian: python3-venv)")?;
+    let fetch = || {
+        let mut pip = Command::new(folder.join("bin/python"));
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
+        .arg(format!("aiosmtpd=={VERSION}"));
+        run(&mut pip, "pip")
+    };
+    for _ in 1..FETCH_TRIES {
+        match fetch() {
+            Err(error) => eprintln!("fetching aiosmtpd again: {error:#}"),
+            fetched => return fetched,
+        }
+    }
+    fetch()
 }
 
-fn run(command: &mut Command, what: &'static str) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().context(what)?;
+fn run(command: &mut Command, name: &str) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot run {name}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{what}: {said}");
+    ensure!(output.status.success(), "{name} failed: {said}");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,7 +169,7 @@ fn a_file_sets_what_it_names_and_nothing_else() {
     let apns = config.apns.unwrap();
     assert_eq!(apns.url, "https://api.push.apple.com");
     assert_eq!(apns.guard.at_once_max.get(), 8);
-    assert_eq!(config.web_push.unwrap().allowed_hosts.len(), 6);
+    assert_eq!(config.web_push.unwrap().allowed_hosts.len(), 7);
     for (bad, key) in [
         ("[apns]\nkey = 1", "key"),
         (

@@ -1,6 +1,6 @@
 //! Whether to believe a provider that says of a device what it would say of every device if our settings
-//! were wrong: the wrong environment of Apple, the wrong key of Web Push, a mail server that relays for others.
-//! Believing it would forget the targets, or disable the addresses, of all users within minutes.
+//! were wrong: the wrong environment of Apple, the wrong key of Web Push. Believing it would forget the
+//! targets of all users within minutes.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -200,6 +200,7 @@ impl World {
             messaging: to_others(),
             profile: to_others(),
             groups: to_others(),
+            mail_secret: [7; 32],
             tasks: self.tasks.clone(),
         };
         let config = toml::from_str(&config).unwrap();
