@@ -143,7 +143,7 @@ async fn with_email(smtp: &Smtp, device: &Device, address: &str) {
 async fn digests(smtp: &Smtp, count: usize) -> Vec<Mail> {
     eventually("digests", async || {
         let mut mails = smtp.mails().unwrap();
-        mails.retain(|mail| is_digest(mail));
+        mails.retain(is_digest);
         assert!(mails.len() <= count, "{mails:?}");
         (mails.len() == count).then_some(mails)
     })
@@ -391,7 +391,7 @@ async fn digests_of_a_server_that_is_killed_again_and_again_come_all_and_once_or
     server.start_again();
     let mails = eventually("everybody has a digest", async || {
         let mut mails = smtp.mails().unwrap();
-        mails.retain(|mail| is_digest(mail));
+        mails.retain(is_digest);
         let to: BTreeSet<_> = mails.iter().map(|mail| &mail.to).collect();
         (to.len() == USERS).then_some(mails)
     })
