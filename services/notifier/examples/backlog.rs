@@ -2,14 +2,15 @@
 //! stands in for the provider, all in this process; messaging, profile and groups answer at once.
 //!
 //! ```text
-//! cargo run --release -p notifier --example backlog -- [RECORDS] [--slow] [--down SECONDS]
+//! cargo run --release -p notifier --example backlog -- [RECORDS] [--kafka] [--slow] [--down SECONDS]
 //! ```
 //!
-//! `--slow`: one answer in a hundred takes 2 s, the others 50 ms. `--down`: the provider is away so long after a
+//! `--kafka`: the log is Kafka (one broker), and the store PostgreSQL, which syncs to the disk. `--slow`: one answer in a hundred takes 2 s, the others 50 ms. `--down`: the provider is away so long after a
 //! tenth of the records. It fails if a conversation was not told to its end, or in another order.
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,11 +19,12 @@ use bytes::Bytes;
 use event_log::{
     EventLog, NewRecord, Topic, Urgency,
     embedded::{EmbeddedConfig, EmbeddedLog},
+    kafka::{KafkaConfig, KafkaLog, TopicConfig},
 };
 use notifier::{
     Deps,
     model::{DeviceSubject, DeviceTarget, ProviderKind, Subject, Target},
-    store::{Store, sqlite::SqliteStore},
+    store::{Store, postgres::PostgresStore, sqlite::SqliteStore},
 };
 use prost::Message;
 use proto::{
@@ -48,8 +50,13 @@ use runtime::{
     channel,
     clock::{Clock, SystemClock},
     ids::{ConversationId, DeviceId, UserId},
+    postgres::PostgresConfig,
     server::{self, ServerConfig},
     shutdown::Tasks,
+};
+use servers::{
+    kafka::{Kafka, Options},
+    postgres::{Postgres, PostgresOptions},
 };
 use standins::{Delays, FcmStandIn};
 use tonic::{Request, Response, Status, async_trait, service::RoutesBuilder};
@@ -181,6 +188,51 @@ fn record(subject: &Subject, seq: u64) -> NewRecord {
     }
 }
 
+/// Where records come from, and where it is kept who was told.
+struct Parts {
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn Store>,
+    /// Run as long as this.
+    _servers: Option<(Kafka, Postgres)>,
+}
+
+async fn embedded(folder: &Path) -> Result<Parts, Failure> {
+    let group = notifier::group_of(ProviderKind::Fcm);
+    let mut log = EmbeddedConfig::new(
+        folder.join("log.db"),
+        &[(Topic::Offline, PARTITIONS), (Topic::Users, 1)],
+        &[
+            (group, Topic::Offline),
+            (notifier::USERS_GROUP, Topic::Users),
+        ],
+    );
+    log.bytes_max = 16 * 1024 * 1024 * 1024;
+    Ok(Parts {
+        log: EmbeddedLog::open(log)?,
+        store: Arc::new(SqliteStore::open(&folder.join("notifier.db")).await?),
+        _servers: None,
+    })
+}
+
+async fn distributed() -> Result<Parts, Failure> {
+    let postgres = Postgres::start(PostgresOptions::durable())?;
+    postgres.create_database("notifier")?;
+    let kafka = Kafka::start(&Options::default())?;
+    let mut log = KafkaConfig::new(kafka.bootstrap_servers());
+    (log.dev, log.replication_factor, log.min_insync_replicas) = (true, 1, 1);
+    let offline = TopicConfig {
+        partitions: PARTITIONS,
+        retention_ms: 24 * 60 * 60 * 1_000,
+    };
+    log.topics.insert(Topic::Offline, offline);
+    let store = PostgresConfig::new(postgres.url("notifier"));
+    Ok(Parts {
+        log: KafkaLog::open(log).await?,
+        store: Arc::new(PostgresStore::open(&store).await?),
+        _servers: Some((kafka, postgres)),
+    })
+}
+
 /// A number of this process in MB, from /proc.
 fn memory_mb(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -198,6 +250,7 @@ async fn main() -> Result<(), Failure> {
         .map_or(Ok(1_000_000), |text| text.parse())?;
     let slow = arguments.iter().any(|argument| argument == "--slow");
     let down = arguments.iter().position(|argument| argument == "--down");
+    let on_kafka = arguments.iter().any(|argument| argument == "--kafka");
     let down = down.and_then(|at| arguments.get(at + 1)?.parse::<u64>().ok());
 
     let folder = tempfile::tempdir()?;
@@ -211,18 +264,11 @@ async fn main() -> Result<(), Failure> {
         google.url()
     );
     let config: notifier::Config = toml::from_str(&config)?;
-    let group = notifier::group_of(ProviderKind::Fcm);
-    let mut log = EmbeddedConfig::new(
-        folder.path().join("log.db"),
-        &[(Topic::Offline, PARTITIONS), (Topic::Users, 1)],
-        &[
-            (group, Topic::Offline),
-            (notifier::USERS_GROUP, Topic::Users),
-        ],
-    );
-    log.bytes_max = 16 * 1024 * 1024 * 1024;
-    let log = EmbeddedLog::open(log)?;
-    let store = Arc::new(SqliteStore::open(&folder.path().join("notifier.db")).await?);
+    let parts = match on_kafka {
+        true => distributed().await?,
+        false => embedded(folder.path()).await?,
+    };
+    let (log, store) = (parts.log.clone(), parts.store.clone());
     let mut subjects = Vec::new();
     let mut devices = HashMap::new();
     for number in 0..USERS {
@@ -343,7 +389,6 @@ async fn main() -> Result<(), Failure> {
     println!("memory: {before_mb} MB before, {peak_mb} MB at most (the provider's is in it)");
     println!("{totals:?}, {stats:?}");
     tasks.stop(Duration::from_secs(20)).await;
-    log.close().await;
     if !all || totals.disorders > 0 {
         return Err("a conversation was not told to its end, or in another order".into());
     }

@@ -67,6 +67,8 @@ pub struct ClusterOptions {
     pub notifier: usize,
     /// By whom users are told of what they have not received; nobody is told otherwise.
     pub pushes: Option<Pushes>,
+    /// The mail server of this machine that takes e-mail; none is sent otherwise.
+    pub smtp: Option<SocketAddr>,
     /// Whether every way between two parts, and from clients, goes through a [`Link`].
     pub linked: bool,
     /// Partitions of each topic.
@@ -98,6 +100,7 @@ impl Default for ClusterOptions {
             blob: 2,
             notifier: 2,
             pushes: None,
+            smtp: None,
             linked: false,
             // Each node has some of them, also when one is gone; fewer make fuller batches.
             partitions: 4,
@@ -437,9 +440,11 @@ fn make_keys(folder: &Path) -> Result<()> {
     for key in [settings::SERVICE_KEY, settings::USER_KEY] {
         KeyPair::load_or_create(&folder.join(key))?;
     }
-    let secret = folder.join(settings::URL_SECRET);
-    if !secret.exists() {
-        fs::write(secret, rand::random::<[u8; 32]>())?;
+    for secret in [settings::URL_SECRET, settings::MAIL_SECRET] {
+        let secret = folder.join(secret);
+        if !secret.exists() {
+            fs::write(secret, rand::random::<[u8; 32]>())?;
+        }
     }
     Ok(())
 }

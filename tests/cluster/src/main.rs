@@ -1,6 +1,6 @@
 //! `cargo run --release -p cluster`: a whole messenger on this machine, until Ctrl-C.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -62,6 +62,9 @@ struct Size {
     /// The file of a service account that it believes
     #[arg(long, global = true, value_name = "FILE", requires = "fcm_url")]
     fcm_account: Option<PathBuf>,
+    /// A mail server of this machine that takes e-mail, without TLS; none is sent otherwise
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    smtp: Option<SocketAddr>,
     /// Partitions of each topic
     #[arg(long, global = true, default_value_t = 4)]
     partitions: u32,
@@ -87,6 +90,7 @@ impl Size {
             blob: self.blob,
             notifier: self.notifier,
             pushes: self.pushes(),
+            smtp: self.smtp,
             partitions: self.partitions,
             folder: self.folder.clone(),
             relaxed: self.relaxed,

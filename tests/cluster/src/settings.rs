@@ -23,6 +23,8 @@ pub(crate) const SERVICE_KEY: &str = "service.pem";
 pub(crate) const USER_KEY: &str = "users.pem";
 /// The secret that blob signs URLs with.
 pub(crate) const URL_SECRET: &str = "urls.secret";
+/// What links of mails are signed with.
+pub(crate) const MAIL_SECRET: &str = "mail.secret";
 
 /// Finds a place for every process.
 pub(crate) fn place_nodes(
@@ -307,6 +309,18 @@ impl<'a> Places<'a> {
                 toml,
                 "[notifier.providers.fcm]\nurl = '{url}'\nservice_account_file = '{}'\n\n",
                 service_account_file.display()
+            )?;
+        }
+        if let Some(smtp) = self.options.smtp {
+            let secret = self.folder.join(MAIL_SECRET);
+            toml.insert_str(0, &format!("mail_secret_file = '{}'\n\n", secret.display()));
+            write!(
+                toml,
+                "[notifier.mail]\nlisten = '127.0.0.1:0'\npublic_url = 'https://chat.example.org'\n\
+                 mails_per_second = 1000\n[notifier.mail.smtp]\nhost = '{}'\nport = {}\ntls = 'none'\n\
+                 from = 'Messenger <no-reply@example.org>'\n\n",
+                smtp.ip(),
+                smtp.port()
             )?;
         }
         Ok(())

@@ -122,17 +122,17 @@ fn said_in(mail: &Mail) -> String {
     message.body_text(0).unwrap().replace("\r\n", "\n")
 }
 
-fn is_digest(mail: &Mail) -> bool {
+pub(crate) fn is_digest(mail: &Mail) -> bool {
     String::from_utf8_lossy(&mail.bytes).contains("List-Unsubscribe-Post")
 }
 
-fn id_of(mail: &Mail) -> String {
+pub(crate) fn id_of(mail: &Mail) -> String {
     let message = MessageParser::default().parse(&mail.bytes).unwrap();
     message.message_id().unwrap().to_owned()
 }
 
 /// Gives an address and confirms it by the mail that came.
-async fn with_email(smtp: &Smtp, device: &Device, address: &str) {
+pub(crate) async fn with_email(smtp: &Smtp, device: &Device, address: &str) {
     let given = set_email(device, address).await.unwrap();
     assert!(!given.confirmed);
     let mails = smtp.mails().unwrap();

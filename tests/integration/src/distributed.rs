@@ -1,5 +1,6 @@
 //! The distributed form: many processes, on a real Kafka, a real PostgreSQL and an S3 server.
 
+mod digests;
 mod outages;
 mod pictures;
 mod pushes;

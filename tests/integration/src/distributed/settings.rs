@@ -44,10 +44,14 @@ secret_access_key = 'a-secret-of-ada'
 public_url = 'https://media.example.org'
 ";
 
+/// In a file.
+const PASSWORD: &str = "a-secret-of-ada";
+
 /// A secret key as the usual tools print it.
 const VAPID_KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA";
 
 const GOOD_OF_NOTIFIER: &str = "
+mail_secret_file = 'urls.secret'
 messaging_addresses = ['127.0.0.1:1']
 profile_addresses = ['127.0.0.1:1']
 groups_addresses = ['127.0.0.1:1']
@@ -63,6 +67,15 @@ sender_burst = 5
 [notifier.providers.web_push]
 key_file = 'vapid.key'
 contact = 'mailto:push@example.org'
+[notifier.mail]
+listen = '127.0.0.1:0'
+public_url = 'https://chat.example.org'
+open_url = 'https://app.example.org'
+[notifier.mail.smtp]
+host = 'mail.example.org'
+from = 'Messenger <no-reply@example.org>'
+username = 'ada'
+password_file = 'password'
 ";
 
 /// Runs a service with these settings, beside the files that they name; answers its exit code and what it
@@ -80,6 +93,7 @@ fn run(
         KeyPair::load_or_create(&folder.path().join("service.pem")).unwrap();
         fs::write(folder.path().join("urls.secret"), [7; 32]).unwrap();
         fs::write(folder.path().join("vapid.key"), VAPID_KEY).unwrap();
+        fs::write(folder.path().join("password"), PASSWORD).unwrap();
     }
     let output = Command::new(program(service))
         .arg("--config")
@@ -232,6 +246,37 @@ fn a_wrong_setting_of_the_notifier_is_named_before_it_waits_for_anybody_and_no_s
             &format!("{with_fcm} = 'vapid.key'\n[notifier.providers.web_push]"),
             "notifier.providers.fcm.service_account_file",
         ),
+        ("mail_secret_file = 'urls.secret'", "", "mail_secret_file"),
+        ("'urls.secret'", "'vapid.key'", "mail_secret_file"),
+        (
+            "'https://chat.example.org'",
+            "''",
+            "notifier.mail.public_url",
+        ),
+        ("'https://chat", "'http://chat", "notifier.mail.public_url"),
+        (
+            "'https://app",
+            "'javascript://app",
+            "notifier.mail.open_url",
+        ),
+        (
+            "no-reply@example.org",
+            "no-reply",
+            "notifier.mail.smtp.from",
+        ),
+        (
+            "'password'",
+            "'nowhere'",
+            "notifier.mail.smtp.password_file",
+        ),
+        ("username = 'ada'", "", "notifier.mail.smtp.username"),
+        ("'mail.example.org'", "''", "notifier.mail.smtp.host"),
+        (
+            "[notifier.mail.smtp]",
+            "[notifier.mail.smtp]\ntls = 'none'",
+            "notifier.mail.smtp.tls",
+        ),
+        ("host =", "server =", "server"),
     ];
     for (good, bad, named) in cases {
         assert!(GOOD_OF_NOTIFIER.contains(good), "{good}");
@@ -240,5 +285,6 @@ fn a_wrong_setting_of_the_notifier_is_named_before_it_waits_for_anybody_and_no_s
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains(named), "{said} does not name {named}");
         assert!(!said.contains(VAPID_KEY), "{said}");
+        assert!(!said.contains(PASSWORD), "{said}");
     }
 }
