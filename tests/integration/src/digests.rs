@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -15,21 +15,27 @@ use mail_parser::MessageParser;
 use proto::{
     error::v1::ErrorReason as R,
     notifier::v1::{
-        ConfirmEmailAddressRequest, EmailAddress, GetPreferencesRequest, GetPushSetupRequest,
-        RemoveEmailAddressRequest, SetEmailAddressRequest, UpdatePreferencesRequest,
-        notifier_service_client::NotifierServiceClient,
+        ApnsTarget, ConfirmEmailAddressRequest, EmailAddress, GetPreferencesRequest,
+        GetPushSetupRequest, RemoveEmailAddressRequest, SetEmailAddressRequest,
+        UpdatePreferencesRequest, notifier_service_client::NotifierServiceClient,
+        push_target::Provider,
     },
 };
 use runtime::clock::{Clock, SystemClock};
 use servers::smtp::{Mail, Smtp};
-use standins::FcmStandIn;
+use standins::{ApnsStandIn, FcmStandIn};
 use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
     blobs::http,
-    push::{fcm_settings, mark_read, phone, shows},
+    push::{fcm_settings, mark_read, phone, register, shows},
 };
+
+/// The app, as Apple knows it.
+const TOPIC: &str = "org.example.messenger";
+/// A device, as Apple knows it.
+static TABLET: LazyLock<String> = LazyLock::new(|| "ab".repeat(32));
 
 const HOUR_MS: i64 = 60 * 60 * 1_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -64,6 +70,18 @@ impl Ahead {
         let next = if today > now { today } else { today + DAY_MS };
         self.0.fetch_add(next - now, Ordering::SeqCst);
     }
+}
+
+fn apns_settings(apple: &ApnsStandIn, folder: &tempfile::TempDir) -> String {
+    let file = folder.path().join("key.p8");
+    std::fs::write(&file, apple.key_pem()).unwrap();
+    format!(
+        "[providers.apns]\nkey_file = {file:?}\nkey_id = {:?}\nteam_id = {:?}\n\
+         topics = [{TOPIC:?}]\nurl = {:?}\n",
+        standins::apns::KEY_ID,
+        standins::apns::TEAM_ID,
+        apple.url()
+    )
 }
 
 fn mail_settings(smtp: &Smtp) -> String {
@@ -162,12 +180,33 @@ async fn the_next_morning_brings_what_is_still_unread_and_one_click_ends_it() {
         FcmStandIn::start().await.unwrap(),
         tempfile::tempdir().unwrap(),
     );
-    let (smtp, clock) = (Smtp::start().unwrap(), Ahead::noon());
-    let settings = [fcm_settings(&google, &folder), mail_settings(&smtp)].concat();
+    let (smtp, clock) = (Smtp::start().unwrap(), Ahead::default());
+    let apple = ApnsStandIn::start().await.unwrap();
+    let settings = [
+        fcm_settings(&google, &folder),
+        apns_settings(&apple, &folder),
+        mail_settings(&smtp),
+    ]
+    .concat();
     let server = server(&settings, &clock).await;
     let mut grace = server.user("grace").await;
     phone(&google, &grace, "phone").await;
+    let tablet = grace.second_device().await;
+    apple.devices().add(&TABLET, TOPIC);
+    let target = Provider::Apns(ApnsTarget {
+        device_token: TABLET.clone(),
+        topic: TOPIC.to_owned(),
+        sandbox: false,
+    });
+    register(&tablet, target).await.unwrap();
     with_email(&smtp, &grace, "grace@example.org").await;
+    // Half a day from now: providers look at the clock too, so it is not moved before they have pushed.
+    let hour = (clock.now_unix_ms().rem_euclid(DAY_MS) / HOUR_MS + 12) % 24;
+    let at_hour = UpdatePreferencesRequest {
+        digest_hour: Some(hour.try_into().unwrap()),
+        ..UpdatePreferencesRequest::default()
+    };
+    notifier!(grace).update_preferences(at_hour).await.unwrap();
     let mut conversations = Vec::new();
     for (name, count) in [("ada", 20), ("barbara", 20), ("katherine", 10)] {
         let friend = server.user(name).await;
@@ -188,13 +227,18 @@ async fn the_next_morning_brings_what_is_still_unread_and_one_click_ends_it() {
         ("katherine says 10", 10),
     ];
     shows(&google, "phone", &three, 50).await;
+    shows(&apple, &TABLET, &three, 50).await;
     // He comes online and reads: they go, and the badge is right.
     let laptop = grace.second_device().await;
     mark_read(&laptop, &conversations[0], 20).await;
     mark_read(&laptop, &conversations[1], 20).await;
     shows(&google, "phone", &three[2..], 10).await;
+    shows(&apple, &TABLET, &three[2..], 10).await;
+    for told in [google.devices().totals(), apple.devices().totals()] {
+        assert_eq!((told.repeats, told.disorders), (0, 0), "{told:?}");
+    }
 
-    clock.next_morning();
+    clock.next(hour);
     let [first] = &digests(&smtp, 1).await[..] else {
         panic!("one digest");
     };
@@ -213,7 +257,7 @@ async fn the_next_morning_brings_what_is_still_unread_and_one_click_ends_it() {
     );
     assert!(!text.contains("ada") && !text.contains("barbara"), "{text}");
     // Nothing new: nothing to say.
-    clock.next_morning();
+    clock.next(hour);
     no_digest_but(&smtp, 1).await;
 
     // A mail server that looks where links lead changes nothing; a click does, and twice is once.
@@ -263,7 +307,7 @@ async fn the_next_morning_brings_what_is_still_unread_and_one_click_ends_it() {
     late.send(&conversation, Uuid::now_v7(), "one more")
         .await
         .unwrap();
-    clock.next_morning();
+    clock.next(hour);
     no_digest_but(&smtp, 1).await;
     // Wanted again: all that is unread.
     grace.refresh().await;
@@ -272,7 +316,7 @@ async fn the_next_morning_brings_what_is_still_unread_and_one_click_ends_it() {
         ..UpdatePreferencesRequest::default()
     };
     notifier!(grace).update_preferences(daily).await.unwrap();
-    clock.next_morning();
+    clock.next(hour);
     let second = &digests(&smtp, 2).await[1];
     assert!(
         said_in(second).starts_with("11 unread"),

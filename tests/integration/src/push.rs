@@ -15,7 +15,7 @@ use proto::{
         notifier_service_client::NotifierServiceClient, push_target::Provider,
     },
 };
-use standins::{Delays, FcmStandIn, Scope, Trouble, WebPushStandIn};
+use standins::{Delays, FcmStandIn, Scope, StandIn, Trouble, WebPushStandIn};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ async fn server(google: &FcmStandIn, folder: &tempfile::TempDir) -> TestServer {
     builder.start().await
 }
 
-async fn register(device: &Device, provider: Provider) -> Result<(), Status> {
+pub(crate) async fn register(device: &Device, provider: Provider) -> Result<(), Status> {
     let mut client = NotifierServiceClient::with_interceptor(device.channel(), device.bearer());
     let target = Some(PushTarget {
         provider: Some(provider),
@@ -75,28 +75,28 @@ async fn send(
 }
 
 /// What is on the screen, as (text, messages), sorted; and the badge.
-fn screen(google: &FcmStandIn, token: &str) -> (Vec<(String, u64)>, u64) {
-    let device = google.devices().device(token).unwrap_or_default();
+fn screen(provider: &StandIn, token: &str) -> (Vec<(String, u64)>, u64) {
+    let device = provider.devices().device(token).unwrap_or_default();
     let shown = device.screen.into_values();
     let mut shown: Vec<_> = shown.map(|shown| (shown.body, shown.count)).collect();
     shown.sort();
     (shown, device.badge)
 }
 
-pub(crate) async fn shows(google: &FcmStandIn, token: &str, shown: &[(&str, u64)], badge: u64) {
+pub(crate) async fn shows(provider: &StandIn, token: &str, shown: &[(&str, u64)], badge: u64) {
     let mut expected: Vec<_> = shown.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
     expected.sort();
     let started = std::time::Instant::now();
     loop {
-        let there = screen(google, token);
+        let there = screen(provider, token);
         if there == (expected.clone(), badge) {
             return;
         }
         assert!(
             started.elapsed() < SHOWN_WITHIN,
             "{there:?} instead of {expected:?} and {badge}; {:?}, answers 200: {}",
-            google.devices().totals(),
-            google.answers(200)
+            provider.devices().totals(),
+            provider.answers(200)
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
