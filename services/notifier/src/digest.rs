@@ -180,11 +180,10 @@ impl Digests {
         let told_of = |of: &UnreadConversation| !of.gone && !of.muted && of.unread_count > 0;
         let unread: Vec<_> = unread.conversations.into_iter().filter(told_of).collect();
         let newest = unread.iter().filter_map(|of| of.newest.as_ref());
-        let newest_unix_ms = newest
-            .map(|message| message.time_unix_ms)
-            .max()
-            .unwrap_or(0);
-        if newest_unix_ms <= due.told_unix_ms {
+        let newest = newest.map(|message| message.time_unix_ms).max();
+        // Of a group whose newest event is that somebody joined the time is not known: it is told of once.
+        let newest_unix_ms = newest.unwrap_or(0).max(1);
+        if unread.is_empty() || newest_unix_ms <= due.told_unix_ms {
             return Ok(None);
         }
         let detail = due.preferences.preview;
