@@ -53,6 +53,7 @@ use runtime::{
     postgres::PostgresConfig,
     server::{self, ServerConfig},
     shutdown::Tasks,
+    telemetry,
 };
 use servers::{
     kafka::{Kafka, Options},
@@ -243,6 +244,7 @@ fn memory_mb(name: &str) -> u64 {
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
+    telemetry::init("warn");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let records: u64 = arguments
         .first()

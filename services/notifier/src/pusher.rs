@@ -317,15 +317,30 @@ impl Pusher {
             }
             let now = Instant::now();
             if now >= save_at {
-                self.save(partition).await?;
+                self.unless_away(self.save(partition).await)?;
                 save_at = now + POSITION_INTERVAL;
             }
             if partition.saved > synced && now >= sync_at {
-                self.store.sync().await?;
-                synced = partition.saved;
-                reader.commit(synced);
+                if self.unless_away(self.store.sync().await)? {
+                    synced = partition.saved;
+                    reader.commit(synced);
+                }
                 sync_at = now + SYNC_INTERVAL;
             }
+        }
+    }
+
+    /// A position waits for a store that is away. Reading again would give up what is under way, which was
+    /// perhaps pushed and would be pushed once more. Answers whether it was done.
+    fn unless_away(&self, done: Result<(), StoreError>) -> Result<bool, StoreError> {
+        match done {
+            Ok(()) => Ok(true),
+            Err(StoreError::Unavailable(why)) => {
+                let provider = self.kind.name();
+                tracing::warn!(provider, why, "the position is not kept now, trying again");
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -122,7 +122,8 @@ fn token(number: u8) -> String {
 /// What processes share, and the provider.
 struct World {
     google: FcmStandIn,
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Store>,
+    _file: Option<tempfile::NamedTempFile>,
     folder: TempDir,
     others: channel::PipeConnector,
     identity: ServiceIdentity,
@@ -131,14 +132,22 @@ struct World {
 }
 
 impl World {
-    /// Each user has a phone.
+    /// Its store is a file.
     async fn new() -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let store = SqliteStore::open(file.path()).await.unwrap();
+        Self {
+            _file: Some(file),
+            ..Self::on(Arc::new(store)).await
+        }
+    }
+
+    /// Each user has a phone.
+    async fn on(store: Arc<dyn Store>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let google = FcmStandIn::start().await.unwrap();
         let account = google.service_account_json();
         std::fs::write(folder.path().join("account.json"), account).unwrap();
-        let store = SqliteStore::open(&folder.path().join("notifier.db")).await;
-        let store = Arc::new(store.unwrap());
         for number in 0..USERS {
             google.devices().add(&token(number), "");
             let target = DeviceTarget {
@@ -169,6 +178,7 @@ impl World {
         Self {
             google,
             store,
+            _file: None,
             folder,
             others,
             identity: ServiceIdentity::new("notifier", key, clock.clone()),
@@ -308,6 +318,52 @@ async fn a_provider_that_is_new_begins_with_what_the_log_has_still() {
         devices.totals().taken == u64::from(USERS)
     })
     .await;
+    assert_eq!(notifier.broken(), None);
+    world.tasks.stop(DEADLINE).await;
+    log.close().await;
+}
+
+#[cfg(feature = "distributed")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_away_while_pushes_are_answered_makes_none_come_twice() {
+    use runtime::postgres::PostgresConfig;
+    use servers::postgres::{Postgres, PostgresOptions};
+    use sqlx::Connection;
+
+    use crate::store::postgres::PostgresStore;
+
+    let postgres = Postgres::start(PostgresOptions::fast()).unwrap();
+    postgres.create_database("notifier").unwrap();
+    let mut config = PostgresConfig::new(postgres.url("notifier"));
+    config.call_timeout_ms = 400;
+    let store = PostgresStore::open(&config).await.unwrap();
+    let world = World::on(Arc::new(store)).await;
+    let google = &world.google;
+    let log = world.open_log(&[group_of(ProviderKind::Fcm)]);
+    let notifier = world.process(&log).await;
+    let alerts = || notifier.pushers()[0].stats().alerts;
+    tell_all(&log, 1).await;
+    until("all are told", || alerts() == u64::from(USERS)).await;
+    tokio::time::sleep(2 * POSITION_INTERVAL).await;
+    // Nobody writes.
+    let mut other = sqlx::PgConnection::connect(&config.url).await.unwrap();
+    let mut lock = other.begin().await.unwrap();
+    let tables = "LOCK TABLE told, reader_positions IN EXCLUSIVE MODE";
+    sqlx::raw_sql(tables).execute(&mut *lock).await.unwrap();
+    // What needs nothing to be kept, so that there is a position to save. And what does.
+    tell_all(&log, 1).await;
+    tell_all(&log, 2).await;
+    let taken = || google.devices().totals().taken;
+    until("all are told again", || taken() == 2 * u64::from(USERS)).await;
+    // Long enough for each kind of write to be given up again and again.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    lock.rollback().await.unwrap();
+    tell_all(&log, 3).await;
+    until("all are told of more", || taken() >= 3 * u64::from(USERS)).await;
+    until("it is kept", || alerts() == 3 * u64::from(USERS)).await;
+    let told = google.devices().totals();
+    let expected = (3 * u64::from(USERS), 0);
+    assert_eq!((told.taken, told.repeats), expected, "{told:?}");
     assert_eq!(notifier.broken(), None);
     world.tasks.stop(DEADLINE).await;
     log.close().await;
