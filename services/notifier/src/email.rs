@@ -191,3 +191,7 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "distributed")]
+mod tests;
