@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use jiff::{Timestamp, tz::TimeZone};
+use parking_lot::Mutex;
 use proto::messaging::v1::{
     ListUnreadRequest, UnreadConversation, UnreadMessage, inbox_service_client::InboxServiceClient,
 };
@@ -36,10 +37,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LEASE_MS: i64 = 5 * 60 * 1_000;
 /// Digests claimed at a time: they are all sent within the lease, also by a server that takes seconds for one.
 const BATCH_MAX: usize = 64;
-/// Digests on their way at the same time.
+/// Digests on their way at the same time, if there are as many connections: who waits for one would be given up
+/// by the deadline of a mail.
 const AT_ONCE: usize = 8;
-/// How long before the end of its lease a digest is not begun any more: what a mail server may take for one.
-const LEASE_LEFT_MIN_MS: i64 = 60 * 1_000;
+/// What must be left of its lease when a mail is begun, besides the time that the mail may take: to keep what became
+/// of it, by clocks that differ by seconds.
+const LEASE_LEFT_MIN_MS: i64 = 10 * 1_000;
 /// How long after it was due a digest is tried again whose mailbox, or whose server, says "not now". Then the next
 /// period has its turn.
 const PATIENCE_MS: i64 = 4 * 60 * 60 * 1_000;
@@ -73,57 +76,91 @@ impl Digests {
         let stop = tasks.stop_token();
         tasks.spawn(async move {
             while wait(&stop).await {
-                if self.post.pause().is_some() {
-                    continue;
-                }
-                let now = self.clock.now_unix_ms();
-                while self.send_due(now, &stop).await == BATCH_MAX {}
+                while self.send_due(&stop).await {}
             }
             self.post.close().await;
         });
     }
 
-    /// Sends some of what is due, and answers how many it claimed.
-    async fn send_due(&self, now: i64, stop: &CancellationToken) -> usize {
-        let claimed = self.store.claim_digests(now, now + LEASE_MS, BATCH_MAX);
+    /// Sends some of what is due, and answers whether there may be more that can be sent now. What is claimed and
+    /// not sent is nobody's for the time of a lease, so nothing is claimed while nothing can be sent.
+    async fn send_due(&self, stop: &CancellationToken) -> bool {
+        if !self.may_send(stop) {
+            return false;
+        }
+        let now = self.clock.now_unix_ms();
+        let lease_until = now + LEASE_MS;
+        let claimed = self.store.claim_digests(now, lease_until, BATCH_MAX);
         let due = match claimed.await {
             Ok(due) => due,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for digests that are due");
-                return 0;
+                return false;
             }
         };
         let claimed = due.len();
+        let failures = Mutex::new(Vec::new());
         stream::iter(due)
-            .for_each_concurrent(AT_ONCE, |due| self.deal_with(due, now + LEASE_MS, stop))
+            .for_each_concurrent(self.post.connections_max().min(AT_ONCE), |due| async {
+                if let Err(error) = self.deal_with(due, lease_until, stop).await {
+                    failures.lock().push(error);
+                }
+            })
             .await;
-        claimed
+        let failures = failures.into_inner();
+        // Who is away is so for all of them: one line, and no more claims in this second.
+        if let Some(error) = failures.first() {
+            let digests = failures.len();
+            tracing::warn!(%error, digests, "cannot make digests now, trying again later");
+        }
+        claimed == BATCH_MAX && failures.is_empty()
+    }
+
+    fn may_send(&self, stop: &CancellationToken) -> bool {
+        !stop.is_cancelled() && self.post.is_linked() && self.post.pause().is_none()
+    }
+
+    /// Whether a mail that is begun now has ended before others may claim its digest.
+    fn is_in_time(&self, lease_until: i64) -> bool {
+        let mail_ms = i64::try_from(self.post.deadline().as_millis()).unwrap_or(i64::MAX);
+        let ends = self.clock.now_unix_ms().saturating_add(mail_ms);
+        ends.saturating_add(LEASE_LEFT_MIN_MS) <= lease_until
     }
 
     /// One digest. What cannot be done now is left to whoever claims it next.
-    async fn deal_with(&self, due: DueDigest, lease_until: i64, stop: &CancellationToken) {
-        let is_late = self.clock.now_unix_ms() > lease_until - LEASE_LEFT_MIN_MS;
-        if is_late || stop.is_cancelled() || self.post.pause().is_some() {
-            return;
+    async fn deal_with(
+        &self,
+        due: DueDigest,
+        lease_until: i64,
+        stop: &CancellationToken,
+    ) -> Result<(), ApiError> {
+        if !self.is_in_time(lease_until) || !self.may_send(stop) {
+            return Ok(());
         }
-        let told = match self.tell(&due).await {
-            Ok(told) => told,
-            Err(error) => {
-                tracing::warn!(%error, "cannot find out what a digest is to say, trying again later");
-                return;
-            }
-        };
         let Some(Told {
             said,
             newest_unix_ms,
-        }) = told
+        }) = self.tell(&due).await?
         else {
-            return self.finish(due, DigestMail::None, stop).await;
+            let since = self.clock.now_unix_ms();
+            self.finish(due, DigestMail::None, since, stop).await;
+            return Ok(());
         };
+        if stop.run_until_cancelled(self.post.turn()).await.is_none() {
+            return Ok(());
+        }
+        // Since it was claimed it has waited for its turn, and its user may have said no, or that less is to be said.
+        let goes = self.is_in_time(lease_until)
+            && self.may_send(stop)
+            && self.store.is_claimed(due.clone(), lease_until).await?;
+        if !goes {
+            return Ok(());
+        }
         let outcome = self.post.send_digest(&due, said).await;
         let now = self.clock.now_unix_ms();
         let late_ms = now.saturating_sub(due.due_unix_ms);
         let is_late = late_ms >= PATIENCE_MS;
+        let mut since = now;
         let mail = match outcome {
             SendOutcome::Taken => DigestMail::Taken {
                 told_unix_ms: newest_unix_ms,
@@ -136,24 +173,35 @@ impl Digests {
             } => {
                 tracing::warn!(why, "a digest was refused");
                 if !is_late {
-                    return;
+                    return Ok(());
                 }
                 DigestMail::None
             }
-            // The next one tells of what this one did not.
-            SendOutcome::Unavailable { .. } if late_ms >= GIVE_UP_MS => DigestMail::None,
+            // The next one tells of what this one did not. It may be due already: a day has passed.
+            SendOutcome::Unavailable { .. } if late_ms >= GIVE_UP_MS => {
+                since = due.due_unix_ms;
+                DigestMail::None
+            }
             SendOutcome::SoftBounce(_)
             | SendOutcome::Refused { .. }
-            | SendOutcome::Unavailable { .. } => return,
+            | SendOutcome::Unavailable { .. } => return Ok(()),
         };
-        self.finish(due, mail, stop).await;
+        self.finish(due, mail, since, stop).await;
+        Ok(())
     }
 
-    /// Keeps what became of it, however long it takes: else it would be sent again.
-    async fn finish(&self, due: DueDigest, mail: DigestMail, stop: &CancellationToken) {
-        let now = self.clock.now_unix_ms();
+    /// Keeps what became of it, however long it takes: else it would be sent again. The next period is the first
+    /// one that begins after `since_unix_ms`.
+    async fn finish(
+        &self,
+        due: DueDigest,
+        mail: DigestMail,
+        since_unix_ms: i64,
+        stop: &CancellationToken,
+    ) {
+        let since_unix_ms = since_unix_ms.max(due.due_unix_ms);
         let finished = FinishedDigest {
-            next_unix_ms: schedule::next_digest(&due.preferences, now.max(due.due_unix_ms)),
+            next_unix_ms: schedule::next_digest(&due.preferences, since_unix_ms),
             due,
             mail,
         };
@@ -177,8 +225,18 @@ impl Digests {
         let mut messaging = self.messaging.clone();
         let answer = within(messaging.list_unread(request)).await?;
         let unread = answer.unread.unwrap_or_default();
-        let told_of = |of: &UnreadConversation| !of.gone && !of.muted && of.unread_count > 0;
-        let unread: Vec<_> = unread.conversations.into_iter().filter(told_of).collect();
+        // Of all, also of conversations that are not shown.
+        let mut unread_total = unread.unread_total;
+        let mut told_of = unread.conversations;
+        told_of.retain(|of| {
+            let is_told_of = !of.gone && !of.muted && of.unread_count > 0;
+            if !is_told_of && !of.gone {
+                unread_total = unread_total.saturating_sub(of.unread_count);
+            }
+            is_told_of
+        });
+        let unread = told_of;
+        let shown_total: u64 = unread.iter().map(|of| of.unread_count).sum();
         let newest = unread.iter().filter_map(|of| of.newest.as_ref());
         let newest = newest.map(|message| message.time_unix_ms).max();
         // Of a group whose newest event is that somebody joined the time is not known: it is told of once.
@@ -207,7 +265,10 @@ impl Digests {
             });
         }
         let said = Said {
-            unread_total: unread.iter().map(|of| of.unread_count).sum(),
+            unread_total: match answer.more {
+                0 => shown_total,
+                _ => unread_total.max(shown_total),
+            },
             conversations,
             conversations_more: answer.more.into(),
         };
@@ -287,4 +348,4 @@ async fn wait(stop: &CancellationToken) -> bool {
 
 #[cfg(test)]
 #[cfg(feature = "distributed")]
-mod tests;
+pub(crate) mod tests;

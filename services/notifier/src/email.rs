@@ -50,15 +50,21 @@ impl Service {
         // A mail that cannot be sent now must not count.
         post.check_up()?;
         let code = format!("{:06}", rand::rng().random_range(0..CODES));
-        let given = self.store.give_email(Confirmation {
+        let confirmation = Confirmation {
             user,
-            address: address.clone(),
+            address,
             code_hash: code_hash(user, &code),
             now_unix_ms: self.clock.now_unix_ms(),
-        });
-        match given.await? {
+        };
+        match self.store.count_confirmation(confirmation.clone()).await? {
             EmailGiven::AlreadyConfirmed => {}
-            EmailGiven::ToConfirm => self.send_code(post, user, &address, &code).await?,
+            // Not before the mail was taken: who gives one that does not exist, or while the mail server is away,
+            // keeps the one that he has.
+            EmailGiven::ToConfirm => {
+                self.send_code(post, user, &confirmation.address, &code)
+                    .await?;
+                self.store.give_email(confirmation).await?;
+            }
             EmailGiven::TooMany { retry_after_ms } => {
                 return Err(ApiError::retry_after(
                     ErrorReason::TooManyAttempts,
@@ -185,3 +191,7 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "distributed")]
+mod tests;

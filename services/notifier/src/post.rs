@@ -15,7 +15,8 @@ use serde::Deserialize;
 use crate::{
     http::UNSUBSCRIBE_PATH,
     mail::{
-        self, Address, DigestConversation, MailError, Mailer, SendOutcome, Sender, SmtpSettings,
+        self, ADDRESS_BYTES_MAX, Address, DigestConversation, MailError, Mailer, SendOutcome,
+        Sender, SmtpSettings,
     },
     model::DueDigest,
     providers::SetupError,
@@ -28,6 +29,8 @@ const BOUNCE_PREFIX: &str = "bounce+";
 /// First and longest pause after the mail server could not be reached.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
+/// More connections than a process has files are meant by nobody.
+const HTTP_CONNECTIONS_MAX: usize = 65_536;
 
 /// What is set of mail.
 #[derive(Debug, Clone, Deserialize)]
@@ -110,6 +113,10 @@ impl Post {
         if !config.public_url.is_empty() {
             let _ = public_url.set(config.public_url.trim_end_matches('/').to_owned());
         }
+        if !(1..=HTTP_CONNECTIONS_MAX).contains(&config.http_connections_max) {
+            let problem = format!("1 to {HTTP_CONNECTIONS_MAX}");
+            return Err(wrong("mail.http_connections_max", problem));
+        }
         let post = Self {
             mailer,
             sender,
@@ -119,12 +126,30 @@ impl Post {
             public_url,
             away: Mutex::default(),
         };
-        // A URL that no mail can have would be found out by the first digest.
+        // What no mail can have would be found out by the first digest.
         let to = post.sender.address.clone();
-        let unsubscribe_url = match post.public_url.get() {
-            Some(url) => format!("{url}{UNSUBSCRIBE_PATH}"),
-            None => "http://127.0.0.1/".to_owned(),
+        let token = post.tokens.make(UserId::from_bytes([0; 16]), to.as_ref());
+        if let Some(domain) = &post.config.smtp.bounce_domain {
+            let address = Address::new(format!("{BOUNCE_PREFIX}{token}"), domain);
+            if address.is_err()
+                || BOUNCE_PREFIX.len() + token.len() + domain.len() >= ADDRESS_BYTES_MAX
+            {
+                return Err(wrong("bounce_domain", "too long for an address".to_owned()));
+            }
+        }
+        let base = match post.public_url.get() {
+            Some(url) => url.clone(),
+            None => format!("http://{}", post.config.listen),
         };
+        let is_base = reqwest::Url::parse(&base).is_ok_and(|url| {
+            let credentials = !url.username().is_empty() || url.password().is_some();
+            url.query().is_none() && url.fragment().is_none() && !credentials
+        });
+        if !is_base {
+            let problem = "not a URL that the path of a link can be put after".to_owned();
+            return Err(wrong("mail.public_url", problem));
+        }
+        let unsubscribe_url = format!("{base}{UNSUBSCRIBE_PATH}{token}");
         let digest = mail::Digest {
             to,
             conversations: Vec::new(),
@@ -137,20 +162,40 @@ impl Post {
         };
         match mail::digest(&post.sender, &digest) {
             Ok(_) => Ok(post),
-            Err(error) => Err(SetupError::Setting {
-                key: match &error {
+            Err(error) => {
+                let key = match &error {
                     MailError::Url("open URL") => "mail.open_url",
                     MailError::Url(_) => "mail.public_url",
                     _ => "mail",
-                },
-                problem: error.to_string(),
-            }),
+                };
+                Err(wrong(key, error.to_string()))
+            }
         }
     }
 
     /// Links begin with this, if the settings say nothing else.
     pub(crate) fn listens_at(&self, address: std::net::SocketAddr) {
         let _ = self.public_url.set(format!("http://{address}"));
+    }
+
+    /// Whether it is known what links begin with.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.public_url.get().is_some()
+    }
+
+    /// How long a mail may take.
+    pub(crate) const fn deadline(&self) -> Duration {
+        self.config.smtp.deadline
+    }
+
+    /// Mails that can be under way.
+    pub(crate) fn connections_max(&self) -> usize {
+        usize::try_from(self.config.smtp.connections_max.get()).unwrap_or(usize::MAX)
+    }
+
+    /// Waits until another mail may be sent by the rate of this process. One mail may be sent then.
+    pub(crate) async fn turn(&self) {
+        self.rate.until_ready().await;
     }
 
     /// How long the mail server is left alone yet.
@@ -180,10 +225,11 @@ impl Post {
         // Each is another mail: whoever asks for another one wants to see it.
         let seed = format!("{user} {:032x}", rand::random::<u128>());
         let mail = mail::confirmation(&self.sender, &to, code, &seed, now_unix_ms);
+        self.turn().await;
         self.send(user, &to, mail).await
     }
 
-    /// Sends the digest of a period. A period has one Message-ID, however often it is sent.
+    /// Sends the digest of a period, whose turn it is. A period has one Message-ID, however often it is sent.
     pub(crate) async fn send_digest(&self, due: &DueDigest, said: Said) -> SendOutcome {
         let Some(to) = usable(&due.email.address) else {
             return unusable();
@@ -243,7 +289,6 @@ impl Post {
                 };
             }
         };
-        self.rate.until_ready().await;
         let token = self.tokens.make(user, to.as_ref());
         // Mail that comes back to nobody in particular is not to be told apart.
         let from = self.config.smtp.bounce_domain.as_ref().and_then(|domain| {
@@ -289,6 +334,10 @@ impl Post {
     }
 }
 
+const fn wrong(key: &'static str, problem: String) -> SetupError {
+    SetupError::Setting { key, problem }
+}
+
 /// Kept addresses were parsed when they were given.
 fn usable(address: &str) -> Option<Address> {
     mail::parse_address(address)?.parse().ok()
@@ -305,5 +354,62 @@ impl Away {
     fn pause(&self) -> Option<Duration> {
         let left = self.until?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMTP: &str = "smtp.host = 'localhost'\nsmtp.tls = 'none'\nsmtp.from = 'a@example.org'\n";
+
+    #[test]
+    fn settings_by_which_no_digest_could_be_sent_are_refused_with_their_key() {
+        let check = |more: &str| {
+            let config: Config = toml::from_str(&format!("{SMTP}{more}")).unwrap();
+            check(&config, "Messenger")
+        };
+        let here = "listen = '127.0.0.1:0'";
+        let long = "a".repeat(63);
+        let domain = format!("{long}.{long}.{long}.org");
+        let url = "public_url = 'https://chat.example.org";
+        check(here).unwrap();
+        check(&format!("{here}\n{url}/mail/'")).unwrap();
+        for (settings, key) in [
+            // Nobody could follow the links.
+            ("listen = '0.0.0.0:80'".to_owned(), "mail.public_url"),
+            (format!("{here}\n{url}?a='"), "mail.public_url"),
+            (format!("{here}\n{url}/#a'"), "mail.public_url"),
+            (
+                format!("{here}\n{url}/{}'", "a".repeat(850)),
+                "mail.public_url",
+            ),
+            (
+                format!("{here}\npublic_url = 'https://a:b@example.org'"),
+                "mail.public_url",
+            ),
+            (
+                format!("{here}\npublic_url = 'http://example.org'"),
+                "mail.public_url",
+            ),
+            (format!("{here}\nopen_url = 'chat'"), "mail.open_url"),
+            (
+                format!("{here}\nhttp_connections_max = 0"),
+                "mail.http_connections_max",
+            ),
+            (
+                format!("{here}\nhttp_connections_max = {}", i64::MAX),
+                "mail.http_connections_max",
+            ),
+            (format!("{here}\nsmtp.deadline_ms = 120001"), "deadline_ms"),
+            (
+                format!("{here}\nsmtp.bounce_domain = '{domain}'"),
+                "bounce_domain",
+            ),
+        ] {
+            let error = check(&settings).unwrap_err();
+            let at_fault = matches!(&error, SetupError::Setting { key: at, .. } if *at == key);
+            assert!(at_fault, "{settings}: {error:?}");
+        }
     }
 }

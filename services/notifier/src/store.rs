@@ -136,7 +136,7 @@ pub struct Confirmation {
 pub enum EmailGiven {
     /// A mail with the code is to be sent.
     ToConfirm,
-    /// It is the user's confirmed address, and not disabled: nothing was changed.
+    /// It is the user's confirmed address, and not disabled: there is nothing to do.
     AlreadyConfirmed,
     /// As many mails as may be were sent for this user, or to this address, in the last day: nothing was
     /// changed. In how many milliseconds another one may be.
@@ -250,9 +250,16 @@ pub trait Store: Send + Sync + 'static {
 
     // --- mail --------------------------------------------------------------------------------------------------
 
-    /// An address of a user, to be confirmed by the code. Replaces what was there before, unless it is the
-    /// same, confirmed and not disabled. Counts the mails of a day for the user and for the address.
-    async fn give_email(&self, confirmation: Confirmation) -> Result<EmailGiven, StoreError>;
+    /// Whether a mail with the code is to be sent to an address that a user gives; counts it then, for the
+    /// user and for the address. Changes nothing else.
+    async fn count_confirmation(
+        &self,
+        confirmation: Confirmation,
+    ) -> Result<EmailGiven, StoreError>;
+
+    /// An address of a user, to be confirmed by the code of the mail that was sent there. Replaces what was
+    /// there before, unless it is the same, confirmed and not disabled.
+    async fn give_email(&self, confirmation: Confirmation) -> Result<(), StoreError>;
 
     /// The code was shown: the address is confirmed and not disabled, and the next digest is due at
     /// `next_digest_unix_ms` of the user's preferences. `None`: not the code, too old, tried too often, or
@@ -296,6 +303,14 @@ pub trait Store: Send + Sync + 'static {
         lease_until_unix_ms: i64,
         limit: usize,
     ) -> Result<Vec<DueDigest>, StoreError>;
+
+    /// Whether the digest is due as it was claimed until then, to the same address and by the same preferences,
+    /// and nobody else has claimed it since.
+    async fn is_claimed(
+        &self,
+        due: DueDigest,
+        lease_until_unix_ms: i64,
+    ) -> Result<bool, StoreError>;
 
     /// What became of its mail is kept, if it is still the user's address; and the next digest is due at its
     /// time, unless the period is not the one that is due: it was finished before, or moved.

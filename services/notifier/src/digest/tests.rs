@@ -1,10 +1,12 @@
 //! Digests to a real mail server, of what stands in for the other services; on PostgreSQL, since two of three
 //! promises are about several processes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use mail_parser::MessageParser;
-use parking_lot::Mutex;
 use proto::{
     groups::v1::{
         BatchGetSnippetsRequest, BatchGetSnippetsResponse, Snippet,
@@ -35,6 +37,8 @@ use servers::{
 use sqlx::Connection;
 use tonic::{Request, Response, Status, async_trait, service::RoutesBuilder};
 
+mod claims;
+
 use super::*;
 use crate::{
     limits::SOFT_BOUNCES_MAX,
@@ -49,7 +53,11 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// What is unread, by user; everybody is called Ada, and every group Crew.
 #[derive(Clone, Default)]
-struct Others(Arc<Mutex<HashMap<Vec<u8>, Vec<UnreadConversation>>>>);
+struct Others {
+    unread: Arc<Mutex<HashMap<Vec<u8>, Vec<UnreadConversation>>>>,
+    is_away: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+}
 
 #[async_trait]
 impl InboxService for Others {
@@ -64,14 +72,24 @@ impl InboxService for Others {
         &self,
         request: Request<ListUnreadRequest>,
     ) -> Result<Response<ListUnreadResponse>, Status> {
-        let all = self.0.lock();
-        let conversations = all.get(&request.get_ref().user_id).cloned();
+        let request = request.get_ref();
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("away"));
+        }
+        let all = self.unread.lock();
+        let mut conversations = all.get(&request.user_id).cloned().unwrap_or_default();
+        let unread_total = conversations.iter().map(|of| of.unread_count).sum();
+        let limit = usize::try_from(request.limit).unwrap();
+        let more = conversations.len().saturating_sub(limit);
+        conversations.truncate(limit);
         Ok(Response::new(ListUnreadResponse {
             unread: Some(Unread {
-                conversations: conversations.unwrap_or_default(),
+                conversations,
+                unread_total,
                 ..Unread::default()
             }),
-            more: 0,
+            more: u32::try_from(more).unwrap(),
         }))
     }
 }
@@ -133,17 +151,22 @@ impl DirectoryService for Others {
     }
 }
 
-struct World {
-    smtp: Smtp,
+pub(crate) struct World {
+    pub(crate) smtp: Smtp,
     postgres: Postgres,
     others: Others,
-    clock: ManualClock,
+    pub(crate) clock: ManualClock,
     tasks: Tasks,
-    replicas: Vec<Digests>,
+    pub(crate) replicas: Vec<Digests>,
 }
 
 impl World {
-    async fn start(replicas: usize) -> Self {
+    pub(crate) async fn start(replicas: usize) -> Self {
+        Self::start_with(replicas, "mails_per_second = 1000").await
+    }
+
+    /// With these settings of mail.
+    async fn start_with(replicas: usize, settings: &str) -> Self {
         let postgres = Postgres::start(PostgresOptions::fast()).unwrap();
         postgres.create_database("notifier").unwrap();
         let smtp = Smtp::start().unwrap();
@@ -170,7 +193,7 @@ impl World {
         let config = format!(
             "smtp.host = '127.0.0.1'\nsmtp.port = {}\nsmtp.tls = 'none'\nlisten = '127.0.0.1:0'\n\
              smtp.from = 'Messenger <no-reply@example.org>'\npublic_url = 'https://chat.example.org'\n\
-             smtp.bounce_domain = 'bounces.example.org'\nmails_per_second = 1000",
+             smtp.bounce_domain = 'bounces.example.org'\n{settings}",
             smtp.address().port()
         );
         let mut world = Self {
@@ -195,12 +218,12 @@ impl World {
         world
     }
 
-    fn store(&self) -> &dyn Store {
+    pub(crate) fn store(&self) -> &dyn Store {
         self.replicas[0].store.as_ref()
     }
 
     /// A user with a confirmed address.
-    async fn user(&self, address: &str) -> UserId {
+    pub(crate) async fn user(&self, address: &str) -> UserId {
         let user = UserId::generate();
         let now_unix_ms = self.clock.now_unix_ms();
         let given = self.store().give_email(Confirmation {
@@ -218,15 +241,14 @@ impl World {
 
     /// What is unread of a user: (conversation, messages, the newest).
     fn unread(&self, user: UserId, conversations: Vec<UnreadConversation>) {
-        let mut all = self.others.0.lock();
+        let mut all = self.others.unread.lock();
         all.insert(user.as_bytes().to_vec(), conversations);
     }
 
     /// All that is due now, sent by one replica.
     async fn send(&self, replica: usize) {
-        let now = self.clock.now_unix_ms();
         let stop = self.tasks.stop_token();
-        while self.replicas[replica].send_due(now, &stop).await > 0 {}
+        while self.replicas[replica].send_due(&stop).await {}
     }
 
     /// The next morning at 8, and a minute.
@@ -236,7 +258,7 @@ impl World {
         self.clock.set(day * DAY_MS + 8 * HOUR_MS + 60_000);
     }
 
-    fn mails(&self) -> Vec<Mail> {
+    pub(crate) fn mails(&self) -> Vec<Mail> {
         self.smtp.mails().unwrap()
     }
 
@@ -463,7 +485,7 @@ async fn a_crash_between_the_mail_servers_answer_and_the_stores_repeats_a_mail_u
             }
         };
         tokio::select! {
-            () = dying => panic!("it kept what nobody could write"),
+            _ = dying => panic!("it kept what nobody could write"),
             () = taken => {}
         }
     }

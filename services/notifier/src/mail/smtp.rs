@@ -39,6 +39,9 @@ mod reply;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long a connection is kept unused. Servers end silent ones after one to five minutes.
 const IDLE_LIFE: Duration = Duration::from_secs(50);
+/// What may be set of the time for a mail: a digest is claimed for five minutes, and whoever has not sent it by
+/// then sends it beside others.
+const DEADLINE_MAX: Duration = Duration::from_secs(2 * 60);
 /// Mails on one connection. Servers end those that carry many, some after a hundred.
 const MAILS_PER_CONNECTION_MAX: u32 = 100;
 /// How long a kept connection may take to say that it lives: a firewall may have forgotten it silently.
@@ -186,6 +189,9 @@ impl Mailer {
         let local = matches!(host, "127.0.0.1" | "localhost" | "::1");
         if host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(wrong("host", "not a name of a host"));
+        }
+        if settings.deadline > DEADLINE_MAX {
+            return Err(wrong("deadline_ms", "two minutes at most, 120000"));
         }
         let credentials = credentials(settings)?;
         if settings.tls == Tls::None && credentials.is_some() && !local {

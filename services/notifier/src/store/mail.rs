@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{Confirmation, EmailReport};
 use crate::{
     limits::{CONFIRMATION_LIFE, CONFIRMATION_TRIES_MAX, CONFIRMATIONS_PER_DAY, SOFT_BOUNCES_MAX},
-    model::{DigestMail, Email, EmailDisabled, FinishedDigest, Preferences},
+    model::{DigestMail, DueDigest, Email, EmailDisabled, FinishedDigest, Preferences},
 };
 
 /// The time in which mails with a code are counted.
@@ -81,6 +81,11 @@ impl EmailRow {
         self.email.confirmed && self.email.disabled.is_none()
     }
 
+    /// Whether there is nothing to confirm: it is good, and this address.
+    pub(super) fn is_confirmed_as(&self, confirmation: &Confirmation) -> bool {
+        self.is_good() && self.email.address == confirmation.address
+    }
+
     /// Looks whether this is the code. The comparison need not take the same time for all: what is compared
     /// are hashes, of which nobody can choose the first bytes without knowing the code.
     pub(super) fn show(&mut self, code_hash: &[u8; 32], now_unix_ms: i64) -> Shown {
@@ -142,6 +147,15 @@ impl EmailRow {
 }
 
 impl EmailRow {
+    /// See [`super::Store::is_claimed`].
+    pub(super) fn is_claimed(&self, due: &DueDigest, lease_until_unix_ms: i64) -> bool {
+        self.is_good()
+            && self.email.address == due.email.address
+            && self.next_digest_unix_ms == Some(due.due_unix_ms)
+            && self.claimed_until_unix_ms == lease_until_unix_ms
+            && self.told_unix_ms == due.told_unix_ms
+    }
+
     /// See [`super::Store::finish_digest`].
     pub(super) fn finish(&mut self, finished: &FinishedDigest) {
         let FinishedDigest {

@@ -262,7 +262,14 @@ impl Store for PostgresStore {
         self.execute("forget held", forget).await.map(drop)
     }
 
-    async fn give_email(&self, confirmation: Confirmation) -> Result<EmailGiven, StoreError> {
+    async fn count_confirmation(
+        &self,
+        confirmation: Confirmation,
+    ) -> Result<EmailGiven, StoreError> {
+        transaction!(self, "count confirmation", c => mail::count(c, &confirmation))
+    }
+
+    async fn give_email(&self, confirmation: Confirmation) -> Result<(), StoreError> {
         transaction!(self, "give email", c => mail::give(c, &confirmation))
     }
 
@@ -314,6 +321,14 @@ impl Store for PostgresStore {
     ) -> Result<Vec<DueDigest>, StoreError> {
         transaction!(self, "claim digests", c => mail::claim(
             c, now_unix_ms, lease_until_unix_ms, limit))
+    }
+
+    async fn is_claimed(
+        &self,
+        due: DueDigest,
+        lease_until_unix_ms: i64,
+    ) -> Result<bool, StoreError> {
+        transaction!(self, "is claimed", c => mail::is_claimed(c, &due, lease_until_unix_ms))
     }
 
     async fn finish_digest(&self, finished: FinishedDigest) -> Result<(), StoreError> {

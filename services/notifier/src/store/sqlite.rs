@@ -377,7 +377,15 @@ impl Store for SqliteStore {
         self.database.write(work).await
     }
 
-    async fn give_email(&self, confirmation: Confirmation) -> Result<EmailGiven, StoreError> {
+    async fn count_confirmation(
+        &self,
+        confirmation: Confirmation,
+    ) -> Result<EmailGiven, StoreError> {
+        let work = move |tx: &Connection| mail::count(tx, &confirmation);
+        self.database.write(work).await
+    }
+
+    async fn give_email(&self, confirmation: Confirmation) -> Result<(), StoreError> {
         let work = move |tx: &Connection| mail::give(tx, &confirmation);
         self.database.write(work).await
     }
@@ -434,6 +442,15 @@ impl Store for SqliteStore {
     ) -> Result<Vec<DueDigest>, StoreError> {
         let work = move |tx: &Connection| mail::claim(tx, now_unix_ms, lease_until_unix_ms, limit);
         self.database.write(work).await
+    }
+
+    async fn is_claimed(
+        &self,
+        due: DueDigest,
+        lease_until_unix_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let read = move |c: &Connection| mail::is_claimed(c, &due, lease_until_unix_ms);
+        self.database.read(read).await
     }
 
     async fn finish_digest(&self, finished: FinishedDigest) -> Result<(), StoreError> {

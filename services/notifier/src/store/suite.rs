@@ -64,6 +64,7 @@ pub(crate) async fn run<S: Store, G>(open: impl AsyncFn() -> (S, G)) {
         mail::what_mail_meets_disables_an_address,
         mail::digests_are_due_where_they_are_wanted_and_mail_is_sent,
         mail::a_digest_is_claimed_by_one_and_finished_once,
+        mail::a_claim_ends_with_what_it_was_made_for,
         mail::a_change_of_preferences_moves_the_digest,
         mail::what_a_digest_has_told_of_is_remembered_with_its_address,
     );

@@ -63,8 +63,8 @@ pub(super) async fn update_preferences(
     Ok(Updated::Changed(after))
 }
 
-/// See [`crate::store::Store::give_email`].
-pub(super) async fn give(
+/// See [`crate::store::Store::count_confirmation`].
+pub(super) async fn count(
     c: &mut PgConnection,
     confirmation: &Confirmation,
 ) -> Result<EmailGiven, Failed> {
@@ -76,7 +76,7 @@ pub(super) async fn give(
     } = confirmation;
     lock_user(c, *user).await?;
     let before = locked(c, *user).await?;
-    if before.is_some_and(|before| before.is_good() && before.email.address == *address) {
+    if before.is_some_and(|before| before.is_confirmed_as(confirmation)) {
         return Ok(EmailGiven::AlreadyConfirmed);
     }
     let hash = counted_address(address).to_vec();
@@ -103,10 +103,21 @@ pub(super) async fn give(
         .bind(user_column(*user))
         .bind(hash)
         .bind(*now_unix_ms);
-    count.execute(&mut *c).await?;
-    let given = put_email(*user, &EmailRow::given(confirmation));
-    given.execute(c).await?;
+    count.execute(c).await?;
     Ok(EmailGiven::ToConfirm)
+}
+
+/// See [`crate::store::Store::give_email`].
+pub(super) async fn give(c: &mut PgConnection, confirmation: &Confirmation) -> Result<(), Failed> {
+    let user = confirmation.user;
+    lock_user(c, user).await?;
+    let before = locked(c, user).await?;
+    if before.is_some_and(|before| before.is_confirmed_as(confirmation)) {
+        return Ok(());
+    }
+    let given = put_email(user, &EmailRow::given(confirmation));
+    given.execute(c).await?;
+    Ok(())
 }
 
 /// See [`crate::store::Store::confirm_email`].
@@ -169,6 +180,19 @@ pub(super) async fn report(
         }
     }
     Ok(disabled)
+}
+
+/// See [`crate::store::Store::is_claimed`].
+pub(super) async fn is_claimed(
+    c: &mut PgConnection,
+    due: &DueDigest,
+    lease_until_unix_ms: i64,
+) -> Result<bool, Failed> {
+    let select = sqlx::query(sql::EMAIL).bind(user_column(due.user));
+    let row = select.fetch_optional(&mut *c).await?;
+    let row = row.map(|row| Columns(&row).email()).transpose()?;
+    let is_claimed = row.is_some_and(|(_, row)| row.is_claimed(due, lease_until_unix_ms));
+    Ok(is_claimed && preferences(c, due.user).await? == due.preferences)
 }
 
 /// See [`crate::store::Store::finish_digest`].

@@ -114,8 +114,11 @@ fn put(tx: &Connection, user: UserId, row: &EmailRow) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// See [`crate::store::Store::give_email`].
-pub(super) fn give(tx: &Connection, confirmation: &Confirmation) -> Result<EmailGiven, StoreError> {
+/// See [`crate::store::Store::count_confirmation`].
+pub(super) fn count(
+    tx: &Connection,
+    confirmation: &Confirmation,
+) -> Result<EmailGiven, StoreError> {
     let Confirmation {
         user,
         address,
@@ -123,7 +126,7 @@ pub(super) fn give(tx: &Connection, confirmation: &Confirmation) -> Result<Email
         ..
     } = confirmation;
     let before = row(tx, *user)?;
-    if before.is_some_and(|before| before.is_good() && before.email.address == *address) {
+    if before.is_some_and(|before| before.is_confirmed_as(confirmation)) {
         return Ok(EmailGiven::AlreadyConfirmed);
     }
     let hash = counted_address(address);
@@ -145,8 +148,15 @@ pub(super) fn give(tx: &Connection, confirmation: &Confirmation) -> Result<Email
     tx.prepare_cached(CLEAN_MAILS)?.execute(old)?;
     let mail = params![user.as_bytes(), hash, now_unix_ms];
     tx.prepare_cached(COUNT_MAIL)?.execute(mail)?;
-    put(tx, *user, &EmailRow::given(confirmation))?;
     Ok(EmailGiven::ToConfirm)
+}
+
+/// See [`crate::store::Store::give_email`].
+pub(super) fn give(tx: &Connection, confirmation: &Confirmation) -> Result<(), StoreError> {
+    match row(tx, confirmation.user)? {
+        Some(before) if before.is_confirmed_as(confirmation) => Ok(()),
+        Some(_) | None => put(tx, confirmation.user, &EmailRow::given(confirmation)),
+    }
 }
 
 /// See [`crate::store::Store::confirm_email`].
@@ -222,6 +232,17 @@ pub(super) fn users(
         row.get::<_, Vec<u8>>(0)
     })?;
     users.map(|user| Ok(UserId::from_slice(&user?)?)).collect()
+}
+
+/// See [`crate::store::Store::is_claimed`].
+pub(super) fn is_claimed(
+    c: &Connection,
+    due: &DueDigest,
+    lease_until_unix_ms: i64,
+) -> Result<bool, StoreError> {
+    let row = row(c, due.user)?;
+    let is_claimed = row.is_some_and(|row| row.is_claimed(due, lease_until_unix_ms));
+    Ok(is_claimed && preferences(c, due.user)? == due.preferences)
 }
 
 /// See [`crate::store::Store::finish_digest`].

@@ -26,8 +26,16 @@ pub(crate) fn confirmation(
     }
 }
 
+/// As if the mail with the code was taken.
 async fn give(store: &dyn Store, confirmation: Confirmation) -> EmailGiven {
-    store.give_email(confirmation).await.unwrap()
+    let given = store
+        .count_confirmation(confirmation.clone())
+        .await
+        .unwrap();
+    if given == EmailGiven::ToConfirm {
+        store.give_email(confirmation).await.unwrap();
+    }
+    given
 }
 
 /// A digest is due every hour of the day that the user has chosen, on the day of [`NOW`].
@@ -88,6 +96,16 @@ pub(crate) async fn an_address_is_confirmed_by_its_code_and_by_no_other(store: &
     }
     assert!(confirm(store, user, 3, NOW).await.is_none());
     assert_eq!(store.email(user).await.unwrap(), email(ADDRESS, true));
+    // Neither does a mail with a code that was on its way meanwhile.
+    let late = store.give_email(confirmation(user, ADDRESS, 3, NOW));
+    late.await.unwrap();
+    assert_eq!(store.email(user).await.unwrap(), email(ADDRESS, true));
+    // Before the mail was taken he has what he had.
+    let other = confirmation(user, "bob@example.org", 3, NOW);
+    let counted = store.count_confirmation(other).await.unwrap();
+    assert_eq!(counted, EmailGiven::ToConfirm);
+    assert_eq!(store.email(user).await.unwrap(), email(ADDRESS, true));
+    assert_eq!(claim(store, NOW + 8, NOW + 9, 9).await.len(), 1);
     // So many wrong ones, and the right one is none any more.
     let guessed = UserId::generate();
     give(store, confirmation(guessed, ADDRESS, 1, NOW)).await;
@@ -289,6 +307,59 @@ pub(crate) async fn what_a_digest_has_told_of_is_remembered_with_its_address(sto
     store.finish_digest(next).await.unwrap();
     let bounced = store.email(user).await.unwrap().unwrap();
     assert_eq!(bounced.disabled, Some(EmailDisabled::Bounced));
+}
+
+/// What is asked just before a mail is sent.
+pub(crate) async fn a_claim_ends_with_what_it_was_made_for(store: &dyn Store) {
+    let off = period(DigestPeriod::Off);
+    let names = PreferencesChange {
+        preview: Some(PreviewDetail::NameOnly),
+        ..PreferencesChange::default()
+    };
+    // By the user's change of what he wants, first.
+    for (n, change) in [off, hour(9), names].into_iter().enumerate() {
+        let user = confirmed(store, &format!("ann{n}@example.org")).await;
+        let due = only(claim(store, NOW + 8, NOW + 50, 9).await);
+        let is_claimed = async |lease| store.is_claimed(due.clone(), lease).await.unwrap();
+        assert!(is_claimed(NOW + 50).await && !is_claimed(NOW + 49).await);
+        set(store, user, change).await;
+        assert!(!is_claimed(NOW + 50).await, "{n}");
+        store.remove_email(user).await.unwrap();
+        assert!(!is_claimed(NOW + 50).await);
+    }
+    let user = confirmed(store, ADDRESS).await;
+    let mut lease = NOW + 50;
+    let mut claimed = async || {
+        lease += 100;
+        let due = only(claim(store, lease - 50, lease, 9).await);
+        assert!(store.is_claimed(due.clone(), lease).await.unwrap());
+        (due, lease)
+    };
+    let is_claimed = async |(due, lease)| store.is_claimed(due, lease).await.unwrap();
+    // Another one has claimed it when the claim had ended, or has finished it.
+    let (of_one, of_other) = (claimed().await, claimed().await);
+    assert!(!is_claimed(of_one).await && is_claimed(of_other.clone()).await);
+    let next = of_other.1;
+    finish(store, &of_other.0, next, DigestMail::None).await;
+    assert!(!is_claimed(of_other).await);
+    // Nobody's mailbox any more, and another one's.
+    let of_bounced = claimed().await;
+    let bounced = (user, ADDRESS.to_owned(), EmailReport::HardBounce);
+    store.report_emails(vec![bounced]).await.unwrap();
+    assert!(!is_claimed(of_bounced).await);
+    give(store, confirmation(user, ADDRESS, 2, NOW)).await;
+    confirm(store, user, 2, NOW).await.unwrap();
+    let of_address = claimed().await;
+    give(store, confirmation(user, "bob@example.org", 3, NOW)).await;
+    assert!(!is_claimed(of_address.clone()).await);
+    confirm(store, user, 3, NOW).await.unwrap();
+    let (_, lease) = claimed().await;
+    assert!(!is_claimed((of_address.0, lease)).await);
+}
+
+fn only(due: Vec<DueDigest>) -> DueDigest {
+    let [only] = <[DueDigest; 1]>::try_from(due).unwrap();
+    only
 }
 
 async fn set(store: &dyn Store, user: UserId, change: PreferencesChange) -> Preferences {
