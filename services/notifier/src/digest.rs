@@ -64,6 +64,14 @@ pub(crate) struct Digests {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
+/// What became of a digest that was claimed.
+enum Dealt {
+    /// There is nothing to say of it.
+    Quietly,
+    /// Its mail was refused, and not because of its recipient.
+    Refused(String),
+}
+
 /// What a digest says, and how much is told by it.
 struct Told {
     said: Said,
@@ -99,15 +107,21 @@ impl Digests {
             }
         };
         let claimed = due.len();
-        let failures = Mutex::new(Vec::new());
+        let (failures, refusals) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         stream::iter(due)
             .for_each_concurrent(self.post.connections_max().min(AT_ONCE), |due| async {
-                if let Err(error) = self.deal_with(due, lease_until, stop).await {
-                    failures.lock().push(error);
+                match self.deal_with(due, lease_until, stop).await {
+                    Ok(Dealt::Quietly) => {}
+                    Ok(Dealt::Refused(why)) => refusals.lock().push(why),
+                    Err(error) => failures.lock().push(error),
                 }
             })
             .await;
-        let failures = failures.into_inner();
+        let (failures, refusals) = (failures.into_inner(), refusals.into_inner());
+        // One line for all of them: who refuses one mail may refuse all, again and again.
+        if let Some(why) = refusals.first() {
+            tracing::warn!(why, digests = refusals.len(), "digests were refused");
+        }
         // Who is away is so for all of them: one line, and no more claims in this second.
         if let Some(error) = failures.first() {
             let digests = failures.len();
@@ -133,9 +147,9 @@ impl Digests {
         due: DueDigest,
         lease_until: i64,
         stop: &CancellationToken,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Dealt, ApiError> {
         if !self.is_in_time(lease_until) || !self.may_send(stop) {
-            return Ok(());
+            return Ok(Dealt::Quietly);
         }
         let Some(Told {
             said,
@@ -144,50 +158,36 @@ impl Digests {
         else {
             let since = self.clock.now_unix_ms();
             self.finish(due, DigestMail::None, since, stop).await;
-            return Ok(());
+            return Ok(Dealt::Quietly);
         };
         if stop.run_until_cancelled(self.post.turn()).await.is_none() {
-            return Ok(());
+            return Ok(Dealt::Quietly);
         }
         // Since it was claimed it has waited for its turn, and its user may have said no, or that less is to be said.
         let goes = self.is_in_time(lease_until)
             && self.may_send(stop)
             && self.store.is_claimed(due.clone(), lease_until).await?;
         if !goes {
-            return Ok(());
+            return Ok(Dealt::Quietly);
         }
         let outcome = self.post.send_digest(&due, said).await;
         let now = self.clock.now_unix_ms();
         let late_ms = now.saturating_sub(due.due_unix_ms);
-        let is_late = late_ms >= PATIENCE_MS;
-        let mut since = now;
-        let mail = match outcome {
-            SendOutcome::Taken => DigestMail::Taken {
-                told_unix_ms: newest_unix_ms,
-            },
-            SendOutcome::HardBounce(_) => DigestMail::HardBounce,
-            SendOutcome::SoftBounce(_) if is_late => DigestMail::SoftBounce,
+        if let Some(mail) = became_of(&outcome, late_ms, newest_unix_ms) {
+            let since = match is_nobodys(&outcome) {
+                // After a day the next period is due already, or it would be lost with this one.
+                true => due.due_unix_ms,
+                false => now,
+            };
+            self.finish(due, mail, since, stop).await;
+        }
+        Ok(match outcome {
             SendOutcome::Refused {
                 settings: false,
                 why,
-            } => {
-                tracing::warn!(why, "a digest was refused");
-                if !is_late {
-                    return Ok(());
-                }
-                DigestMail::None
-            }
-            // The next one tells of what this one did not. It may be due already: a day has passed.
-            SendOutcome::Unavailable { .. } if late_ms >= GIVE_UP_MS => {
-                since = due.due_unix_ms;
-                DigestMail::None
-            }
-            SendOutcome::SoftBounce(_)
-            | SendOutcome::Refused { .. }
-            | SendOutcome::Unavailable { .. } => return Ok(()),
-        };
-        self.finish(due, mail, since, stop).await;
-        Ok(())
+            } => Dealt::Refused(why),
+            _ => Dealt::Quietly,
+        })
     }
 
     /// Keeps what became of it, however long it takes: else it would be sent again. The next period is the first
@@ -321,6 +321,29 @@ impl Digests {
         });
         Ok(named.collect())
     }
+}
+
+/// What an outcome means to a period that has been due for so long; `None` = it is tried again.
+fn became_of(outcome: &SendOutcome, late_ms: i64, told_unix_ms: i64) -> Option<DigestMail> {
+    let is_late = late_ms >= PATIENCE_MS;
+    match outcome {
+        SendOutcome::Taken => Some(DigestMail::Taken { told_unix_ms }),
+        SendOutcome::HardBounce(_) => Some(DigestMail::HardBounce),
+        SendOutcome::SoftBounce(_) => is_late.then_some(DigestMail::SoftBounce),
+        // The next one tells of what this one did not.
+        _ if is_nobodys(outcome) => (late_ms >= GIVE_UP_MS).then_some(DigestMail::None),
+        SendOutcome::Refused { .. } | SendOutcome::Unavailable { .. } => {
+            is_late.then_some(DigestMail::None)
+        }
+    }
+}
+
+/// No mail goes at all, as it seems.
+const fn is_nobodys(outcome: &SendOutcome) -> bool {
+    matches!(
+        outcome,
+        SendOutcome::Unavailable { .. } | SendOutcome::Refused { settings: true, .. }
+    )
 }
 
 /// The text of a message, or what it has instead of one.

@@ -252,7 +252,7 @@ impl World {
     }
 
     /// The next morning at 8, and a minute.
-    fn next_morning(&self) {
+    pub(crate) fn next_morning(&self) {
         let now = self.clock.now_unix_ms();
         let day = now.div_euclid(DAY_MS) + i64::from(now.rem_euclid(DAY_MS) >= 8 * HOUR_MS);
         self.clock.set(day * DAY_MS + 8 * HOUR_MS + 60_000);
@@ -262,7 +262,7 @@ impl World {
         self.smtp.mails().unwrap()
     }
 
-    async fn disabled(&self, user: UserId) -> Option<EmailDisabled> {
+    pub(crate) async fn disabled(&self, user: UserId) -> Option<EmailDisabled> {
         self.store().email(user).await.unwrap().unwrap().disabled
     }
 }

@@ -210,7 +210,12 @@ async fn a_period_that_was_given_up_does_not_take_the_next_one_with_it() {
     }
     world.clock.advance(LEASE_MS);
     world.send(0).await;
-    assert_eq!(world.mails().len(), 1);
+    let mails = world.mails();
+    assert_eq!(mails.len(), 1);
+    // It is the one of the second day.
+    let message = MessageParser::default().parse(&mails[0].bytes).unwrap();
+    let second = NOON + 2 * DAY_MS - 4 * HOUR_MS;
+    assert_eq!(message.date().unwrap().to_timestamp() * 1_000, second);
     // One, and then at his hour.
     world.unread(user, vec![direct(user, 1, "more", NOON + 2 * DAY_MS)]);
     world.clock.advance(LEASE_MS);
@@ -234,4 +239,67 @@ async fn a_digest_counts_also_what_it_does_not_show() {
         said.starts_with("50 unread messages in 25 conversations\n"),
         "{said}"
     );
+}
+
+/// However many mornings it has missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_away_for_days_sends_one_digest() {
+    let world = World::start(1).await;
+    let user = world.users(1).await[0];
+    world.clock.advance(3 * DAY_MS);
+    world.send(0).await;
+    assert_eq!(world.mails().len(), 1);
+    world.unread(user, vec![direct(user, 1, "more", NOON + 3 * DAY_MS)]);
+    world.clock.advance(LEASE_MS);
+    world.send(0).await;
+    assert_eq!(world.mails().len(), 1);
+    world.next_morning();
+    world.send(0).await;
+    assert_eq!(world.mails().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_is_not_taken_now_is_tried_for_hours() {
+    let world = World::start(1).await;
+    for local in ["full", "policy"] {
+        let user = world.user(&format!("{local}@example.org")).await;
+        world.unread(user, vec![direct(user, 1, "hello", NOON)]);
+    }
+    world.next_morning();
+    let due_at = world.clock.now_unix_ms() - 60_000;
+    // What is left of the period when nobody has a claim.
+    let left = async || {
+        let now = world.clock.now_unix_ms();
+        let due = world.store().claim_digests(now, now + 1, 9).await.unwrap();
+        due.iter().filter(|due| due.due_unix_ms == due_at).count()
+    };
+    world.send(0).await;
+    for at in [due_at + PATIENCE_MS - LEASE_MS - 2, due_at + PATIENCE_MS] {
+        world.clock.set(at);
+        assert_eq!(left().await, 2);
+        world.clock.advance(1);
+        world.send(0).await;
+        world.clock.advance(LEASE_MS);
+    }
+    assert_eq!(left().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_comes_and_shows_times_by_its_users_clock() {
+    let world = World::start(1).await;
+    let user = world.users(1).await[0];
+    let change = PreferencesChange {
+        time_zone: Some("Asia/Kolkata".to_owned()),
+        ..PreferencesChange::default()
+    };
+    world.set(user, change).await;
+    // Half past two by UTC.
+    let eight = NOON - 12 * HOUR_MS + DAY_MS + 2 * HOUR_MS + HOUR_MS / 2;
+    world.clock.set(eight - 1);
+    world.send(0).await;
+    assert_eq!(world.mails().len(), 0);
+    world.clock.advance(1);
+    world.send(0).await;
+    let said = said_in(&world.mails()[0]);
+    assert!(said.contains("Fri 27 Nov, 17:30 Ada: hello"), "{said}");
 }
