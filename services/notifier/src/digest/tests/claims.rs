@@ -177,7 +177,7 @@ async fn a_digest_is_not_begun_that_could_outlive_its_claim() {
 /// A mail that waits for a connection is not given up by the deadline of those before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_mail_server_gets_each_digest_once() {
-    let settings = "smtp.connections_max = 1\nsmtp.deadline_ms = 3500";
+    let settings = "smtp.connections_max = 1\nsmtp.deadline_ms = 5000";
     let world = World::start_with(1, settings).await;
     for n in 0..4 {
         let user = world.user(&format!("slow@example{n}.org")).await;
