@@ -151,6 +151,7 @@ impl Digests {
         if !self.is_in_time(lease_until) || !self.may_send(stop) {
             return Ok(Dealt::Quietly);
         }
+        let asked_at = self.clock.now_unix_ms();
         let Some(Told {
             said,
             newest_unix_ms,
@@ -173,7 +174,10 @@ impl Digests {
         let outcome = self.post.send_digest(&due, said).await;
         let now = self.clock.now_unix_ms();
         let late_ms = now.saturating_sub(due.due_unix_ms);
-        if let Some(mail) = became_of(&outcome, late_ms, newest_unix_ms) {
+        // Where the clock of messaging is ahead, what comes after this may have an earlier time than its newest one.
+        // It is rather told of twice than never.
+        let told_unix_ms = newest_unix_ms.min(asked_at);
+        if let Some(mail) = became_of(&outcome, late_ms, told_unix_ms) {
             let since = match is_nobodys(&outcome) {
                 // After a day the next period is due already, or it would be lost with this one.
                 true => due.due_unix_ms,

@@ -177,7 +177,7 @@ async fn a_digest_is_not_begun_that_could_outlive_its_claim() {
 /// A mail that waits for a connection is not given up by the deadline of those before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_mail_server_gets_each_digest_once() {
-    let settings = "smtp.connections_max = 1\nsmtp.deadline_ms = 3500";
+    let settings = "smtp.connections_max = 1\nsmtp.deadline_ms = 5000";
     let world = World::start_with(1, settings).await;
     for n in 0..4 {
         let user = world.user(&format!("slow@example{n}.org")).await;
@@ -302,4 +302,28 @@ async fn a_digest_comes_and_shows_times_by_its_users_clock() {
     world.send(0).await;
     let said = said_in(&world.mails()[0]);
     assert!(said.contains("Fri 27 Nov, 17:30 Ada: hello"), "{said}");
+}
+
+/// Messages have the times of several machines.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_clock_that_is_ahead_has_stamped_hides_nothing_that_comes_later() {
+    let world = World::start(1).await;
+    let user = world.user("ann@example.org").await;
+    world.next_morning();
+    let now = world.clock.now_unix_ms();
+    let ahead = direct(user, 1, "ahead", now + 5 * 60_000);
+    world.unread(user, vec![ahead.clone()]);
+    world.send(0).await;
+    assert_eq!(world.mails().len(), 1);
+    let later = direct(user, 1, "later", now + 1);
+    world.unread(user, vec![ahead, later]);
+    world.next_morning();
+    world.send(0).await;
+    let mails = world.mails();
+    assert_eq!(mails.len(), 2);
+    assert!(said_in(&mails[1]).contains("later"));
+    // Once more, and not for ever.
+    world.next_morning();
+    world.send(0).await;
+    assert_eq!(world.mails().len(), 2);
 }
