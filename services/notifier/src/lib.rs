@@ -35,6 +35,8 @@ pub mod config;
 mod decide;
 mod digest;
 mod email;
+#[cfg(test)]
+mod fakes;
 mod grpc;
 mod http;
 pub mod limits;

@@ -1,27 +1,13 @@
 //! Digests to a real mail server, of what stands in for the other services; on PostgreSQL, since two of three
 //! promises are about several processes.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use mail_parser::MessageParser;
 use proto::{
-    groups::v1::{
-        BatchGetSnippetsRequest, BatchGetSnippetsResponse, Snippet,
-        directory_service_server::{DirectoryService, DirectoryServiceServer},
-    },
-    messaging::v1::{
-        BatchGetUnreadRequest, BatchGetUnreadResponse, ListUnreadResponse, Unread,
-        inbox_service_server::{InboxService, InboxServiceServer},
-    },
-    profile::v1::{
-        BatchGetProfilesRequest, BatchGetProfilesResponse, GetProfileRequest, GetProfileResponse,
-        Profile, SearchProfilesRequest, SearchProfilesResponse, UpdateProfileRequest,
-        UpdateProfileResponse,
-        profile_service_server::{ProfileService, ProfileServiceServer},
-    },
+    groups::v1::directory_service_server::DirectoryServiceServer,
+    messaging::v1::inbox_service_server::InboxServiceServer,
+    profile::v1::profile_service_server::ProfileServiceServer,
 };
 use runtime::{
     auth::{Access, AuthLayer, KeyPair, ServiceIdentity, Verifier},
@@ -35,12 +21,13 @@ use servers::{
     smtp::{Mail, Smtp},
 };
 use sqlx::Connection;
-use tonic::{Request, Response, Status, async_trait, service::RoutesBuilder};
+use tonic::service::RoutesBuilder;
 
 mod claims;
 
 use super::*;
 use crate::{
+    fakes::Others,
     limits::SOFT_BOUNCES_MAX,
     model::{DigestPeriod, EmailDisabled},
     store::{Confirmation, NextDigest, PreferencesChange, postgres::PostgresStore},
@@ -50,106 +37,6 @@ use crate::{
 const NOON: i64 = 1_795_780_800_000;
 const HOUR_MS: i64 = 60 * 60 * 1_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
-
-/// What is unread, by user; everybody is called Ada, and every group Crew.
-#[derive(Clone, Default)]
-struct Others {
-    unread: Arc<Mutex<HashMap<Vec<u8>, Vec<UnreadConversation>>>>,
-    is_away: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl InboxService for Others {
-    async fn batch_get_unread(
-        &self,
-        _: Request<BatchGetUnreadRequest>,
-    ) -> Result<Response<BatchGetUnreadResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-
-    async fn list_unread(
-        &self,
-        request: Request<ListUnreadRequest>,
-    ) -> Result<Response<ListUnreadResponse>, Status> {
-        let request = request.get_ref();
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.is_away.load(Ordering::SeqCst) {
-            return Err(Status::unavailable("away"));
-        }
-        let all = self.unread.lock();
-        let mut conversations = all.get(&request.user_id).cloned().unwrap_or_default();
-        let unread_total = conversations.iter().map(|of| of.unread_count).sum();
-        let limit = usize::try_from(request.limit).unwrap();
-        let more = conversations.len().saturating_sub(limit);
-        conversations.truncate(limit);
-        Ok(Response::new(ListUnreadResponse {
-            unread: Some(Unread {
-                conversations,
-                unread_total,
-                ..Unread::default()
-            }),
-            more: u32::try_from(more).unwrap(),
-        }))
-    }
-}
-
-#[async_trait]
-impl ProfileService for Others {
-    async fn get_profile(
-        &self,
-        _: Request<GetProfileRequest>,
-    ) -> Result<Response<GetProfileResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-
-    async fn batch_get_profiles(
-        &self,
-        request: Request<BatchGetProfilesRequest>,
-    ) -> Result<Response<BatchGetProfilesResponse>, Status> {
-        let ids = request.into_inner().user_ids.into_iter();
-        let profiles = ids.map(|user_id| Profile {
-            user_id,
-            display_name: "Ada".to_owned(),
-            ..Profile::default()
-        });
-        Ok(Response::new(BatchGetProfilesResponse {
-            profiles: profiles.collect(),
-        }))
-    }
-
-    async fn update_profile(
-        &self,
-        _: Request<UpdateProfileRequest>,
-    ) -> Result<Response<UpdateProfileResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-
-    async fn search_profiles(
-        &self,
-        _: Request<SearchProfilesRequest>,
-    ) -> Result<Response<SearchProfilesResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-}
-
-#[async_trait]
-impl DirectoryService for Others {
-    async fn batch_get_snippets(
-        &self,
-        request: Request<BatchGetSnippetsRequest>,
-    ) -> Result<Response<BatchGetSnippetsResponse>, Status> {
-        let ids = request.into_inner().group_ids.into_iter();
-        let snippets = ids.map(|group_id| Snippet {
-            group_id,
-            name: "Crew".to_owned(),
-            ..Snippet::default()
-        });
-        Ok(Response::new(BatchGetSnippetsResponse {
-            snippets: snippets.collect(),
-        }))
-    }
-}
 
 pub(crate) struct World {
     pub(crate) smtp: Smtp,

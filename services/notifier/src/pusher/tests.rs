@@ -9,16 +9,8 @@ use event_log::{
 use prost::Message as _;
 use proto::{
     log::v1::{InboxPreview, OfflineRecord},
-    messaging::v1::{
-        BatchGetUnreadRequest, BatchGetUnreadResponse, ListUnreadRequest, ListUnreadResponse,
-        Unread, UnreadConversation,
-        inbox_service_server::{InboxService, InboxServiceServer},
-    },
-    profile::v1::{
-        BatchGetProfilesRequest, BatchGetProfilesResponse, GetProfileRequest, GetProfileResponse,
-        SearchProfilesRequest, SearchProfilesResponse, UpdateProfileRequest, UpdateProfileResponse,
-        profile_service_server::{ProfileService, ProfileServiceServer},
-    },
+    messaging::v1::inbox_service_server::InboxServiceServer,
+    profile::v1::profile_service_server::ProfileServiceServer,
 };
 use runtime::{
     auth::{Access, AuthLayer, KeyPair, ServiceIdentity, Verifier},
@@ -29,11 +21,12 @@ use runtime::{
 };
 use standins::{Delays, FcmStandIn};
 use tempfile::TempDir;
-use tonic::{Request, Response, Status, async_trait, service::RoutesBuilder};
+use tonic::service::RoutesBuilder;
 
 use super::*;
 use crate::{
     Deps, Notifier,
+    fakes::Others,
     model::{DeviceTarget, Target},
     store::sqlite::SqliteStore,
 };
@@ -46,70 +39,6 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const ANSWERED_AFTER: Duration = Duration::from_millis(700);
 /// Somebody else who reads `offline`.
 const OTHER_GROUP: &str = "other";
-
-/// Answers as the services do of whom nothing is read.
-struct Others;
-
-#[async_trait]
-impl InboxService for Others {
-    async fn batch_get_unread(
-        &self,
-        request: Request<BatchGetUnreadRequest>,
-    ) -> Result<Response<BatchGetUnreadResponse>, Status> {
-        let of = |conversation_id| UnreadConversation {
-            conversation_id,
-            unread_count: 1,
-            ..UnreadConversation::default()
-        };
-        let queries = request.into_inner().queries.into_iter();
-        let answers = queries.map(|query| Unread {
-            inbox_version: query.min_inbox_version,
-            unread_total: 1,
-            conversations: query.conversation_ids.into_iter().map(of).collect(),
-        });
-        Ok(Response::new(BatchGetUnreadResponse {
-            answers: answers.collect(),
-        }))
-    }
-
-    async fn list_unread(
-        &self,
-        _: Request<ListUnreadRequest>,
-    ) -> Result<Response<ListUnreadResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-}
-
-#[async_trait]
-impl ProfileService for Others {
-    async fn get_profile(
-        &self,
-        _: Request<GetProfileRequest>,
-    ) -> Result<Response<GetProfileResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-
-    async fn batch_get_profiles(
-        &self,
-        _: Request<BatchGetProfilesRequest>,
-    ) -> Result<Response<BatchGetProfilesResponse>, Status> {
-        Ok(Response::new(BatchGetProfilesResponse::default()))
-    }
-
-    async fn update_profile(
-        &self,
-        _: Request<UpdateProfileRequest>,
-    ) -> Result<Response<UpdateProfileResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-
-    async fn search_profiles(
-        &self,
-        _: Request<SearchProfilesRequest>,
-    ) -> Result<Response<SearchProfilesResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
-    }
-}
 
 fn user(number: u8) -> UserId {
     UserId::from_bytes([number + 1; 16])
@@ -166,8 +95,8 @@ impl World {
         let tasks = Tasks::new();
         let mut routes = RoutesBuilder::default();
         routes
-            .add_service(InboxServiceServer::new(Others))
-            .add_service(ProfileServiceServer::new(Others));
+            .add_service(InboxServiceServer::new(Others::default()))
+            .add_service(ProfileServiceServer::new(Others::default()));
         tasks.spawn(server::serve_pipe(
             incoming,
             routes.routes(),

@@ -1,5 +1,7 @@
 //! What is claimed, how much of it, and what becomes of it when nothing can be sent, or may be sent any more.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 /// More than a batch.
